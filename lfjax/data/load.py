@@ -1,0 +1,108 @@
+"""From a data block of a config to batches: load, keep some records out, encode, plan, and fill the
+rows of any step."""
+
+import random
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from lfjax.data.plan import Plan, density, rows_of
+from lfjax.data.records import Record
+from lfjax.data.rows import Encoded, Rows, encode_records
+from lfjax.data.sources import Loaded, load
+from lfjax.errors import UserError
+
+
+@dataclass(frozen=True)
+class Batches:
+    """A plan with all that fills it. Step n is random access; nothing is read from disk."""
+
+    records: list[Record]
+    encoded: Encoded
+    plan: Plan
+    normalize: str
+
+    def rows(self, step: int) -> Rows:
+        """The rows of a step (from 0) as numpy arrays."""
+        return rows_of(self.plan, step, self.encoded.units, self.normalize)
+
+    def record_ids(self, step: int) -> list[str]:
+        """The ids of the records that a step takes."""
+        return [self.records[self.encoded.units[u].record].id for u in self.plan.units_of(step)]
+
+    def segment_lengths(self, step: int) -> list[int]:
+        """Tokens of every segment of a step."""
+        units = (self.encoded.units[u] for u in self.plan.units_of(step))
+        return [len(s.ids) for unit in units for s in unit.segments]
+
+
+def load_records(data, path: str, seed: int) -> tuple[Loaded, list[Record]]:
+    """The records of a data block, those kept out apart. The same seed keeps out the same ones.
+
+    Raises: UserError if more are to be kept out than there are, less one.
+    """
+    loaded = load(
+        path,
+        data.source,
+        options=data.options.to_dict(),
+        downsample=data.downsample,
+        seed=seed,
+        on_error=data.on_error,
+    )
+    count = data.heldout_examples
+    if not 0 <= count < len(loaded.records):
+        raise UserError(
+            f"data.heldout_examples={count}: {path} has {len(loaded.records)} records to train on."
+        )
+    out = set(random.Random(seed).sample(range(len(loaded.records)), count))
+    heldout = [r for i, r in enumerate(loaded.records) if i in out]
+    loaded.records = [r for i, r in enumerate(loaded.records) if i not in out]
+    return loaded, heldout
+
+
+def encode(config, records: list[Record], views, tokenizer, template: str) -> Encoded:
+    """`encode_records` with the settings of a stage.
+
+    Raises: UserError if no record is left, or rows are shorter than what they hold.
+    """
+    if config.row_tokens < config.max_tokens:
+        raise UserError(
+            f"row_tokens={config.row_tokens} is less than max_tokens={config.max_tokens}; a row holds at "
+            "least one segment, and should hold two where twins must fit."
+        )
+    encoded = encode_records(
+        records,
+        views,
+        tokenizer,
+        template,
+        max_tokens=config.max_tokens,
+        row_tokens=config.row_tokens,
+        on_error=config.data.on_error,
+    )
+    if not encoded.units:
+        raise UserError(f"no record is left to learn from: {told(encoded.counts)}.")
+    return encoded
+
+
+def describe(loaded: Loaded, batches: Batches) -> list[str]:
+    """What will be learned, in a few lines for the terminal."""
+    good = sum(r.satisfactory for r in batches.records)
+    plan, units = batches.plan, batches.encoded.units
+    lengths = np.array([u.length for u in units])
+    left_out = loaded.dropped + batches.encoded.counts
+    trimmed = left_out.pop("prompt trimmed", 0)
+    bad = [*loaded.skipped, *batches.encoded.skipped]
+    lines = [
+        f"records: {len(batches.records)} ({good} satisfactory, {len(batches.records) - good} not), {len(units)} used",
+        f"left out: {told(left_out)}; prompts trimmed: {trimmed}",
+        f"steps: {plan.steps} ({plan.epoch_steps} an epoch, {plan.epoch_examples / plan.epoch_steps:.1f} examples each), "
+        f"rows of {plan.row_tokens} tokens, {' or '.join(map(str, plan.shapes))} a step, {density(plan, lengths):.0%} full",
+    ]
+    lines += [f"malformed, left out: {message}" for message in bad[:3]]
+    return lines + ([f"malformed, left out: {len(bad) - 3} more"] if len(bad) > 3 else [])
+
+
+def told(counts: Counter) -> str:
+    """`3 too long, 1 empty`, or `none`."""
+    return ", ".join(f"{n} {reason}" for reason, n in counts.most_common() if n) or "none"

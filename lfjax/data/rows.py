@@ -1,0 +1,224 @@
+"""Rows: the one struct between data and loss, and how records become the segments that fill it.
+
+b rows, t tokens. A record's views become segments; all segments of a record form a unit that is
+placed in one row, so that twins can find each other.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+from lfjax.data.records import Record, RecordError
+from lfjax.data.templates import render_prompt
+from lfjax.data.tokenize import Tokenizer, encode_supervised
+from lfjax.data.views import View
+
+
+@struct.dataclass
+class Rows:
+    """A batch. Everything that describes a target stands at the position that predicts it.
+
+    Attributes:
+      tokens: input ids.
+      targets: the next token of the same segment, 0 at its end.
+      positions: index within the segment, which is what the model's position encoding sees.
+      segment: numbers the segments of the batch from 1; 0 is padding.
+      weight: what the target counts in the loss, 0 where nothing is learned.
+      role: `views.Role` of the target, 0 outside of every supervised span.
+      twin: index in the same row of the same target in the linked view, or -1.
+      mass: per row, what its examples weigh in the loss's denominator.
+    """
+
+    tokens: Int[Array, "b t"]
+    targets: Int[Array, "b t"]
+    positions: Int[Array, "b t"]
+    segment: Int[Array, "b t"]
+    weight: Float[Array, "b t"]
+    role: Int[Array, "b t"]
+    twin: Int[Array, "b t"]
+    mass: Float[Array, "b"]
+
+    @staticmethod
+    def empty(b: int, t: int) -> "Rows":
+        """Padding only, as numpy arrays."""
+        ints = {
+            name: np.zeros((b, t), np.int32)
+            for name in ("tokens", "targets", "positions", "segment", "role")
+        }
+        return Rows(
+            **ints,
+            weight=np.zeros((b, t), np.float32),
+            twin=np.full((b, t), -1, np.int32),
+            mass=np.zeros(b, np.float32),
+        )
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One view in tokens; the targets are ids[first:]."""
+
+    ids: Int[np.ndarray, "n"]
+    first: int
+    role: int
+    weight: float
+    twin: int | None
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The segments of one record, to be placed in one row."""
+
+    record: int
+    segments: tuple[Segment, ...]
+
+    @property
+    def length(self) -> int:
+        return sum(len(s.ids) for s in self.segments)
+
+
+@dataclass
+class Encoded:
+    """Units with the story of their making. `counts` says how many records were dropped or trimmed,
+    and why."""
+
+    units: list[Unit]
+    counts: Counter = field(default_factory=Counter)
+    skipped: list[str] = field(default_factory=list)
+
+    @property
+    def lengths(self) -> Int[np.ndarray, "u"]:
+        """Tokens of each unit."""
+        return np.array([u.length for u in self.units])
+
+    @property
+    def longest_segment(self) -> int:
+        """Tokens of the longest segment."""
+        return max(len(s.ids) for u in self.units for s in u.segments)
+
+
+def encode_records(
+    records: Sequence[Record],
+    views: Callable[[Record], list[View]],
+    tokenizer: Tokenizer,
+    template: str,
+    *,
+    max_tokens: int,
+    row_tokens: int,
+    on_error: str = "stop",
+) -> Encoded:
+    """Records to units.
+
+    A segment longer than `max_tokens` loses prompt tokens at its start after BOS, then its
+    judgment, never its response (`overlong = trim_prompt`). A record whose response does not fit by
+    itself, or whose segments do not fit one row of `row_tokens` together, is dropped and counted.
+
+    Raises: RecordError for a record that lacks what the views need or has no supervised token,
+    unless `on_error` is `skip`.
+    """
+    out = Encoded([])
+    for index, record in enumerate(records):
+        try:
+            shown = views(record)
+            unit, reason = _encode(
+                index, record, shown, tokenizer, template, max_tokens, out.counts
+            )
+        except RecordError as error:
+            if on_error == "stop":
+                raise RecordError(
+                    f"{error} (data.on_error=skip would leave it out and count it.)"
+                ) from None
+            out.skipped.append(str(error))
+            continue
+        if unit is not None and unit.length > row_tokens:
+            unit, reason = None, "views do not fit one row"
+        if unit is None:
+            out.counts[reason] += 1
+        else:
+            out.units.append(unit)
+    return out
+
+
+def _encode(
+    index, record, shown: list[View], tokenizer, template, max_tokens, counts
+) -> tuple[Unit | None, str]:
+    if not shown:
+        return None, "not used by the method"
+    segments = _segments(shown, tokenizer, template)
+    if len({tuple(s.ids[s.first :]) for s in segments if s.twin is not None}) > 1:
+        # One of the prompts pulled the response's first characters into its last token: cut all
+        # views at the border.
+        segments = _segments(shown, tokenizer, template, split=True)
+    for view, segment in zip(shown, segments):
+        # The EOS alone does not count: a response that tokenizes to nothing teaches nothing.
+        if len(segment.ids) - segment.first < 2:
+            raise RecordError(
+                f"record '{record.id}' of {record.source}: its {view.role.name} view has no supervised token."
+            )
+    fitted = [_trim(s, max_tokens, tokenizer.bos is not None) for s in segments]
+    if None in fitted:
+        return None, "response too long"
+    counts["prompt trimmed"] += any(len(f.ids) < len(s.ids) for f, s in zip(fitted, segments))
+    return Unit(index, tuple(fitted)), ""
+
+
+def _segments(shown: list[View], tokenizer, template, split=False) -> list[Segment]:
+    out = []
+    for view in shown:
+        prompt = render_prompt(template, view.prompt, view.judgment)
+        ids, first = encode_supervised(tokenizer, prompt, view.response, split=split)
+        out.append(Segment(ids, first, int(view.role), view.weight, view.twin))
+    return out
+
+
+def _trim(segment: Segment, max_tokens: int, has_bos: bool) -> Segment | None:
+    """Drop prompt tokens at the start, after BOS; None where the response alone is too long.
+
+    One token must stay before the response, to predict its first token.
+    """
+    excess = len(segment.ids) - max_tokens
+    if excess <= 0:
+        return segment
+    start = int(has_bos)
+    if excess > segment.first - max(start, 1):
+        return None
+    ids = np.concatenate([segment.ids[:start], segment.ids[start + excess :]])
+    return Segment(ids, segment.first - excess, segment.role, segment.weight, segment.twin)
+
+
+def shift(ids: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
+    """The targets of a segment: every position predicts the next token, the last one nothing."""
+    return np.append(ids[1:], np.int32(0))
+
+
+def place(rows: Rows, unit: Unit, row: int, offset: int, number: int, normalize: str) -> int:
+    """Write a unit into numpy rows at (row, offset), its segments numbered from `number`; the next
+    free number.
+
+    With `normalize = example` a view's weight is spread over its targets and the example weighs 1;
+    with `token` every target weighs what its view weighs and the example as much as its response
+    has tokens.
+    """
+    starts = offset + np.cumsum([0] + [len(s.ids) for s in unit.segments])
+    targets = [span(s) + start for s, start in zip(unit.segments, starts)]
+    for s, start, here in zip(unit.segments, starts, targets):
+        part = (row, slice(start, start + len(s.ids)))
+        rows.tokens[part] = s.ids
+        rows.targets[part] = shift(s.ids)
+        rows.positions[part] = np.arange(len(s.ids))
+        rows.segment[part] = number
+        rows.weight[row, here] = s.weight / (len(here) if normalize == "example" else 1)
+        rows.role[row, here] = s.role
+        if s.twin is not None:
+            rows.twin[row, here] = targets[s.twin]
+        number += 1
+    rows.mass[row] += 1 if normalize == "example" else len(targets[0])
+    return number
+
+
+def span(segment: Segment) -> Int[np.ndarray, "m"]:
+    """Positions that predict the segment's targets."""
+    return np.arange(segment.first - 1, len(segment.ids) - 1)

@@ -1,0 +1,120 @@
+"""Building blocks of the files in configs/: a recipe is a config that lists stages in order.
+
+    def get_config(arg=""):
+        c = base(source="cut")
+        return recipe(c, cut=train("cut", data=c.data, init=c.model))
+
+`--config.stages.cut.options.alpha=0.5` on the command line overrides any value.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from lfjax.data.sources import SOURCES
+from lfjax.errors import UserError, nearest
+from lfjax.methods import get_method
+
+
+def base(*, source: str, path: str | None = None, model_path: str | None = None) -> ConfigDict:
+    """What the stages of a recipe share: seed, mesh, a model and a data source.
+
+    A path that is None has to be given on the command line (`--config.data.path=…`).
+    """
+    if source not in SOURCES:
+        raise UserError(f"data.source: unknown '{source}'. {nearest(source, SOURCES)}")
+    return ConfigDict(
+        {
+            "seed": 42,
+            "mesh": {"data": 1, "fsdp": -1, "tensor": 1},
+            "model": {
+                "path": placeholder(str) if model_path is None else model_path,
+                "weights": "pretrained",  # or random: the directory's configuration, fresh weights
+            },
+            "data": {
+                "path": placeholder(str) if path is None else path,
+                "source": source,
+                "options": dict(SOURCES[source][1]),
+                "template": "alpaca",  # a shipped one, or the path of a .jinja file
+                "downsample": -1.0,  # satisfactory records kept per flawed one; negative keeps all
+                "heldout_examples": 0,  # records kept out of training and evaluated on
+                "on_error": "stop",  # or skip: count a malformed record and go on
+            },
+        }
+    )
+
+
+def train(method: str, *, data: ConfigDict, init: ConfigDict | str, **settings: Any) -> ConfigDict:
+    """A training stage.
+
+    Args:
+      method: name of a method.
+      data: the recipe's data block.
+      init: the recipe's model block, or the name of an earlier stage whose model it starts from.
+      **settings: any of the values below, or any option of the method.
+
+    Raises: UserError for a setting that is neither.
+    """
+    m = get_method(method)
+    c = ConfigDict(
+        {
+            "kind": "train",
+            "method": method,
+            "options": dict(m.options),
+            "normalize": m.normalize,  # example: a mean over each response, then over examples; or token
+            "data": data,
+            "dtype": "float32",  # of the computation, or bfloat16; parameters are float32
+            "remat": "context",  # what the backward pass finds stored: none (all), context, dots, full
+            # a batch: exactly one of the two sizes; rows hold several records
+            "batch_examples": 8,
+            "batch_rows": 0,
+            "row_tokens": 4096,
+            "max_tokens": 2048,  # longer prompts lose their start, longer responses are dropped
+            "micro_batches": 1,
+            "logprob_chunk": 512,  # tokens whose logits exist at once
+            # length; every interval is _steps, _epochs or _examples, 0 for none
+            "total_steps": 0,
+            "total_epochs": 1.0,
+            "total_examples": 0,
+            "optimizer": {
+                "learning_rate": 1e-5,
+                "warmup_steps": 0,
+                "warmup_epochs": 0.0,
+                "warmup_examples": 0,
+                "decay": "cosine",  # or linear, constant
+                "final_fraction": 0.0,
+                "b1": 0.9,
+                "b2": 0.999,
+                "eps": 1e-8,
+                "weight_decay": 0.0,
+                "clip_norm": 1.0,
+            },
+            # evaluation on held-out records, and checkpoints
+            "eval_steps": 0,
+            "eval_epochs": 0.0,
+            "eval_examples": 0,
+            "best": "",  # e.g. heldout/loss: keep and export the checkpoint where it is lowest
+            "save_steps": 100,
+            "save_epochs": 0.0,
+            "save_examples": 0,
+            "keep": 2,
+            "log_every_steps": 1,
+            "export_dtype": "",  # of the exported weights; empty: as the model was given
+        }
+    )
+    c.init = init
+    for name, value in settings.items():
+        place = next((p for p in (c, c.options, c.optimizer) if name in p), None)
+        if place is None:
+            known = [*c, *c.options, *c.optimizer]
+            raise UserError(f"train('{method}'): unknown setting '{name}'. {nearest(name, known)}")
+        place[name] = value
+    return c
+
+
+def recipe(c: ConfigDict, **stages: ConfigDict) -> ConfigDict:
+    """Put stages into a config in the order given, which a ConfigDict alone would sort away."""
+    c.stages = ConfigDict(stages)
+    c.order = tuple(stages)
+    return c

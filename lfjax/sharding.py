@@ -1,0 +1,106 @@
+"""Where arrays live: the mesh, the rules tables, and placement on it.
+
+A mesh has three axes. `data` replicates the parameters and splits the batch; `fsdp` splits both the
+batch and the parameters; `tensor` splits the parameters along heads, the MLP and the vocabulary. A
+rules table is an ordered list (path pattern, PartitionSpec); the first match wins and an unmatched
+parameter is an error.
+"""
+
+import math
+import re
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from lfjax.errors import UserError
+
+AXES = ("data", "fsdp", "tensor")
+BATCH = ("data", "fsdp")
+
+# Kernels under layers/ carry the stacked layer axis first. The optimizer's moments repeat the
+# parameters' paths.
+TRAIN_RULES = (
+    (r"(embed|head)/embedding$", P("tensor", "fsdp")),
+    (r"layers/.*/(q|k|v|gate|up)/kernel$", P(None, "fsdp", "tensor")),
+    (r"layers/.*/(o|down)/kernel$", P(None, "tensor", "fsdp")),
+    (r"norm/scale$", P()),
+    (r"(^|/)(step|count)$", P()),
+)
+
+
+def make_mesh(shape: dict[str, int]) -> Mesh:
+    """A mesh over all devices from sizes per axis, one of which may be -1 (the rest).
+
+    Raises: UserError for an unknown axis or sizes whose product is not the number of devices.
+    """
+    unknown = set(shape) - set(AXES)
+    if unknown:
+        raise UserError(f"mesh: unknown axis {sorted(unknown)}; the axes are {', '.join(AXES)}.")
+    sizes = [int(shape.get(axis, 1)) for axis in AXES]
+    devices = jax.device_count()
+    fixed = math.prod(s for s in sizes if s != -1)
+    if sizes.count(-1) == 1 and fixed > 0 and devices % fixed == 0:
+        sizes[sizes.index(-1)] = devices // fixed
+    if -1 in sizes or math.prod(sizes) != devices:
+        asked = ", ".join(f"{a}={shape.get(a, 1)}" for a in AXES)
+        raise UserError(
+            f"mesh: {asked} does not fit the {devices} device(s) found. "
+            f"The sizes must multiply to {devices}; one of them may be -1."
+        )
+    # Explicit axes, the default, make gathers along a sharded axis an error.
+    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def path_str(path) -> str:
+    """`layers/attn/q/kernel` from a jax key path."""
+    return "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
+
+
+def tree_shardings(tree, mesh: Mesh, rules=TRAIN_RULES):
+    """NamedShardings for a tree of arrays or ShapeDtypeStructs.
+
+    Raises: UserError for a leaf that no rule names, or whose dimensions the mesh does not divide.
+    """
+
+    def one(path, leaf):
+        name = path_str(path)
+        spec = next((spec for pattern, spec in rules if re.search(pattern, name)), None)
+        if spec is None:
+            raise UserError(
+                f"sharding: no rule matches parameter '{name}' {tuple(leaf.shape)}; add one to the table."
+            )
+        for dim, axes in zip(leaf.shape, spec):
+            parts = axis_size(mesh, axes)
+            if dim % parts:
+                raise UserError(
+                    f"sharding: '{name}' {tuple(leaf.shape)} has a dimension of {dim}, which {parts} parts "
+                    f"(mesh axis {axes}) do not divide; choose a smaller mesh axis."
+                )
+        return NamedSharding(mesh, spec)
+
+    return jax.tree_util.tree_map_with_path(one, tree)
+
+
+def axis_size(mesh, axes) -> int:
+    """Number of parts along one mesh axis, several, or none."""
+    names = (axes,) if isinstance(axes, str) else (axes or ())
+    return math.prod(mesh.shape[name] for name in names)
+
+
+def constrain(x: jax.Array, *axes) -> jax.Array:
+    """Pin an intermediate's sharding under `jax.set_mesh`; outside of a mesh, do nothing."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, P(*axes))
+
+
+def put(tree, mesh: Mesh, spec: P):
+    """Host arrays, known to every process, onto the mesh; each process copies its own shards
+    only."""
+    sharding = NamedSharding(mesh, spec)
+    return jax.tree.map(
+        lambda x: jax.make_array_from_callback(np.shape(x), sharding, lambda i: np.asarray(x)[i]),
+        tree,
+    )

@@ -1,0 +1,111 @@
+"""What a stage leaves behind: fingerprints, hashes, provenance, and `done.json`."""
+
+import hashlib
+import json
+import subprocess
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("lfjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
+MODEL_FILES = ("config.json", "tokenizer.json", "*.safetensors", "*.safetensors.index.json")
+# Files above this are hashed by size, head and tail: reading 140 GB of weights would take longer
+# than some stages.
+HASH_BYTES = 2**30
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage about to run.
+
+    Attributes:
+      name: its name in the recipe, and of its folder.
+      folder: WORKDIR/name.
+      config: its own configuration.
+      inputs: what it reads, by role: paths of files or directories.
+      seed: of the recipe.
+      mesh: over all devices.
+      fingerprint: of configuration and inputs.
+    """
+
+    name: str
+    folder: Path
+    config: Any
+    inputs: dict[str, str]
+    seed: int
+    mesh: Any
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a stage reports: paths of outputs relative to its folder, and numbers for
+    `done.json`."""
+
+    outputs: dict[str, str]
+    headline: dict[str, Any]
+    cost: dict[str, Any]
+
+
+def digest(value: Any) -> str:
+    """Short hash of a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def hash_path(path: str | Path) -> str:
+    """Hash of a file's content, or of a model directory's configuration, tokenizer and weights."""
+    path = Path(path)
+    if path.is_dir():
+        files = sorted(f for pattern in MODEL_FILES for f in path.glob(pattern))
+        return digest({f.name: hash_path(f) for f in files})
+    size = path.stat().st_size
+    total = hashlib.sha256(str(size).encode())
+    with open(path, "rb") as stream:
+        if size <= HASH_BYTES:
+            while block := stream.read(2**24):
+                total.update(block)
+        else:
+            total.update(stream.read(2**24))
+            stream.seek(-(2**24), 2)
+            total.update(stream.read())
+    return total.hexdigest()[:16]
+
+
+def provenance() -> dict[str, Any]:
+    """Commit of the code, versions of the packages, and the devices."""
+    import jax
+
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    kinds = [d.device_kind for d in jax.devices()]
+    devices = {kind: kinds.count(kind) for kind in sorted(set(kinds))}
+    return {
+        "commit": _commit(),
+        "versions": versions,
+        "devices": devices,
+        "processes": jax.process_count(),
+    }
+
+
+def _commit() -> str | None:
+    """Commit of the checkout that this package runs from, with `+changes` if it was edited
+    since."""
+    here = Path(__file__).parent
+
+    def git(*words):
+        done = subprocess.run(
+            ["git", "-C", here, *words], capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + (
+            "+changes" if git("status", "--porcelain", "-uno") else ""
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None

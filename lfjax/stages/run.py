@@ -1,0 +1,131 @@
+"""Run a recipe: its stages in order, finished ones skipped, changed ones refused until they are
+named."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from lfjax.errors import UserError, nearest
+from lfjax.sharding import make_mesh
+from lfjax.stages import train
+from lfjax.stages.artifacts import Stage, digest, hash_path, provenance
+from lfjax.training.logs import write_atomic
+
+# kind -> (run, inputs)
+STAGES = {"train": (train.train, train.inputs)}
+
+# Keys that do not change what a stage computes: they may differ between a start and its resumption.
+OPERATIONAL = ("log_every_steps", "save_steps", "save_epochs", "save_examples", "keep")
+
+
+def run_recipe(config, workdir: str, rerun: tuple[str, ...] = ()) -> None:
+    """Run the stages of `config.order` in `workdir`.
+
+    Raises: UserError for a stage that changed since it was started, or that is named wrongly.
+    """
+    folder = Path(workdir)
+    for name in rerun:
+        if name not in config.order:
+            raise UserError(f"--rerun: no stage '{name}'. {nearest(name, config.order)}")
+    mesh = make_mesh(dict(config.mesh))
+    write_atomic(folder / "config.json", json.dumps(config.to_dict(), indent=2, default=str) + "\n")
+    for position, name in enumerate(config.order, 1):
+        print(f"[{position}/{len(config.order)}] {name}", flush=True)
+        stage, identity = _prepare(config, folder, name, mesh)
+        if name in rerun:
+            _set_aside(folder, name)
+        _check_unchanged(stage, identity)
+        if (stage.folder / "done.json").is_file():
+            print(f"  finished before: {stage.folder / 'done.json'}", flush=True)
+            continue
+        write_atomic(stage.folder / "stage.json", json.dumps(identity, indent=2) + "\n")
+        with jax.set_mesh(mesh):
+            result = STAGES[stage.config.kind][0](stage)
+        _finish(stage, identity, result)
+
+
+def _prepare(config, folder: Path, name: str, mesh) -> tuple[Stage, dict[str, Any]]:
+    """The stage with its inputs resolved, and its identity: what its fingerprint is made of."""
+    own = config.stages[name]
+    inputs, hashes = {}, {}
+    for role, source in STAGES[own.kind][1](own).items():
+        if source in config.order:
+            done = folder / source / "done.json"
+            if not done.is_file():
+                raise UserError(
+                    f"stage '{name}' needs '{source}', which must stand before it in the recipe."
+                )
+            output, hashes[role] = next(iter(json.loads(done.read_text())["outputs"].items()))
+            inputs[role], hashes[role] = str(folder / source / output), hashes[role]
+        else:
+            if not Path(source).exists():
+                raise UserError(f"{source}: no such file or directory (stage '{name}', {role}).")
+            inputs[role], hashes[role] = source, hash_path(source)
+    settings = {k: v for k, v in own.to_dict().items() if k not in OPERATIONAL}
+    identity = json.loads(
+        json.dumps({"config": settings, "seed": config.seed, "inputs": hashes}, default=str)
+    )
+    return Stage(name, folder / name, own, inputs, config.seed, mesh, digest(identity)), identity
+
+
+def _check_unchanged(stage: Stage, identity: dict[str, Any]) -> None:
+    started = stage.folder / "stage.json"
+    if not started.is_file():
+        return
+    before = json.loads(started.read_text())
+    if before == identity:
+        return
+    old, new = _flat(before), _flat(identity)
+    changes = [
+        f"  {key}: {old.get(key, 'absent')} -> {new.get(key, 'absent')}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
+    raise UserError(
+        f"stage '{stage.name}' in {stage.folder} was run with another configuration or input:\n"
+        + "\n".join(changes)
+        + f"\nUse another --workdir, or --rerun {stage.name} to do it again (the old one is set aside)."
+    )
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {
+        k: v
+        for key, sub in tree.items()
+        for k, v in _flat(sub, f"{prefix}.{key}".lstrip(".")).items()
+    }
+
+
+def _set_aside(folder: Path, name: str) -> None:
+    """Move a stage's folder out of the way; nothing is deleted."""
+    if not (folder / name).exists():
+        return
+    number = 1
+    while (folder / f"{name}.old{number}").exists():
+        number += 1
+    shutil.move(folder / name, folder / f"{name}.old{number}")
+    print(f"  set aside: {folder / f'{name}.old{number}'}", flush=True)
+
+
+def _finish(stage: Stage, identity: dict[str, Any], result) -> None:
+    """Write done.json, last and atomically."""
+    done = {
+        "fingerprint": stage.fingerprint,
+        "inputs": {
+            role: {"path": p, "hash": identity["inputs"][role]} for role, p in stage.inputs.items()
+        },
+        "outputs": {p: hash_path(stage.folder / p) for p in result.outputs.values()},
+        "headline": result.headline,
+        "cost": result.cost,
+        "provenance": provenance(),
+    }
+    write_atomic(stage.folder / "done.json", json.dumps(done, indent=2) + "\n")
+    numbers = ", ".join(
+        f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in result.headline.items()
+    )
+    print(f"  done: {numbers}", flush=True)

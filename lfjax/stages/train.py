@@ -1,0 +1,316 @@
+"""The train stage: data, model and shardings, state, step, loop, export."""
+
+import json
+import time
+from functools import partial
+
+import jax
+import numpy as np
+from jax.sharding import PartitionSpec as P
+
+from lfjax.data.load import Batches, describe, encode, load_records
+from lfjax.data.plan import make_plan
+from lfjax.data.rows import Rows
+from lfjax.data.templates import template_text
+from lfjax.data.tokenize import load_tokenizer, tokenizer_files
+from lfjax.errors import UserError
+from lfjax.losses import Total
+from lfjax.methods import get_method
+from lfjax.models.config import ModelConfig, read_hf_config
+from lfjax.models.decoder import Decoder, abstract_params, init_params, logprob_fn
+from lfjax.models.flops import train_flops
+from lfjax.models.hf import load_params, save_hf, stored_dtype
+from lfjax.sharding import BATCH, axis_size, put, tree_shardings
+from lfjax.stages.artifacts import Result, Stage
+from lfjax.training.checkpoint import Checkpoints
+from lfjax.training.logs import MetricLog, StopSignal, progress
+from lfjax.training.optimizer import in_steps, make_optimizer, make_schedule
+from lfjax.training.step import (
+    batch_shardings,
+    jit_eval_step,
+    jit_train_step,
+    make_train_step,
+    sharded_state,
+)
+
+LOOKBACK_MULTIPLE = 256  # so that a few tokens more or less do not compile anew
+
+
+def inputs(config) -> dict[str, str]:
+    """What the stage reads: the records, and a model directory or the name of an earlier stage."""
+    init = config.init if isinstance(config.init, str) else config.init.path
+    if config.data.path is None:
+        raise UserError("data.path is not set: give a file of records, --config.data.path=FILE.")
+    if init is None:
+        raise UserError("model.path is not set: give a model directory, --config.model.path=DIR.")
+    return {"data": config.data.path, "init": init}
+
+
+def train(stage: Stage) -> Result:
+    """Train a model with a method, from the stage's last checkpoint if there is one."""
+    c, mesh, source = stage.config, stage.mesh, stage.inputs["init"]
+    options = c.options.to_dict()
+    method = get_method(c.method)
+    method.check(**options)
+
+    # --- data ---------------------------------------------------------------------------------
+    tokenizer, template = load_tokenizer(source), template_text(c.data.template)
+    batches, heldout, every = make_data(stage, method.views_of(options), tokenizer, template)
+
+    # --- model and shardings ------------------------------------------------------------------
+    raw = read_hf_config(source)
+    config = ModelConfig.from_hf(raw, source)
+    check_model(config, c, tokenizer, mesh, source)
+    lookback = max(b.encoded.longest_segment for b in (batches, heldout) if b)
+    lookback = min(c.row_tokens, -(-lookback // LOOKBACK_MULTIPLE) * LOOKBACK_MULTIPLE)
+    model = Decoder(config, c.dtype, c.remat, lookback)
+    logprobs = logprob_fn(model, chunk=c.logprob_chunk)
+
+    def loss_fn(params, rows):
+        return method.loss(logprobs(params, rows), rows, **options)
+
+    # --- state: restored or new ---------------------------------------------------------------
+    o = c.optimizer
+    schedule = make_schedule(
+        o.learning_rate,
+        batches.plan.steps,
+        warmup_steps=every["warmup"],
+        decay=o.decay,
+        final_fraction=o.final_fraction,
+    )
+    tx = make_optimizer(o, schedule)
+    state, state_shardings = sharded_state(initial_params(stage, config), tx, mesh)
+    checkpoints = Checkpoints(stage.folder / "checkpoints", keep=c.keep, best=c.best)
+    done, before = checkpoints.latest() or 0, 0.0
+    if done:
+        state, before = checkpoints.restore(done, state), checkpoints.meta(done)["seconds"]
+        print(f"  continuing after step {done} of {batches.plan.steps}", flush=True)
+
+    # --- the step -----------------------------------------------------------------------------
+    rows_sharding = batch_shardings(Rows.empty(1, 1), mesh)
+    train_step = jit_train_step(
+        make_train_step(loss_fn, tx, c.micro_batches), state_shardings, rows_sharding, mesh
+    )
+    eval_step = jit_eval_step(loss_fn, state_shardings.params, rows_sharding, mesh)
+
+    # --- loop ---------------------------------------------------------------------------------
+    start = time.monotonic() - before
+    meta = {
+        "fingerprint": stage.fingerprint,
+        "config": raw,
+        "template": template,
+        "tokenizer": tokenizer_files(source),
+    }
+    log = MetricLog(stage.folder, resume_step=done)
+    reporter = Reporter(stage, batches, schedule, checkpoints, log, start)
+    last = batches.plan.steps
+    pending = None
+    with StopSignal() as stop, progress(stage.name, done=done, total=last) as bar:
+        for step in range(done + 1, last + 1):
+            rows = put(batches.rows(step - 1), mesh, P(BATCH))
+            state, metrics = train_step(state, rows)
+            if pending:  # one step late, so that the host never waits for the step just started
+                reporter(bar, *pending)
+            pending = (step, metrics)
+            evaluating = heldout is not None and (is_due(step, every["eval"]) or step == last)
+            if evaluating or is_due(step, every["save"]) or step == last or stop.asked:
+                scores = evaluate(eval_step, state.params, heldout, mesh) if evaluating else {}
+                values = reporter(bar, *pending, scores)  # stops here rather than save a bad state
+                pending = None
+                seconds = time.monotonic() - start
+                checkpoints.save(step, state, {**meta, "seconds": seconds}, values)
+            if stop.asked and step < last:
+                checkpoints.close()
+                print(f"\nstopped after step {step}; the same command continues.", flush=True)
+                raise SystemExit(128 + stop.asked)
+    log.close()
+
+    # --- export -------------------------------------------------------------------------------
+    chosen = checkpoints.best_step() if c.best else None
+    if chosen is not None and chosen != last:
+        state = checkpoints.restore(chosen, state)
+    checkpoints.close()
+    dtype = c.export_dtype or stored_dtype(source)
+    save_hf(stage.folder / "hf", state.params, config, raw, tokenizer, template, dtype=dtype)
+    return summary(stage, batches, config, chosen or last, time.monotonic() - start)
+
+
+# --- parts of the stage -----------------------------------------------------------------------
+
+
+def make_data(
+    stage: Stage, views, tokenizer, template
+) -> tuple[Batches, Batches | None, dict[str, int]]:
+    """Batches to train on, batches to evaluate on, and the intervals in steps."""
+    c = stage.config
+    if c.normalize not in ("example", "token"):
+        raise UserError(f"normalize='{c.normalize}': expected example or token.")
+    loaded, kept_out = load_records(c.data, stage.inputs["data"], stage.seed)
+    encoded = encode(c, loaded.records, views, tokenizer, template)
+    how = dict(
+        row_tokens=c.row_tokens,
+        seed=stage.seed,
+        multiple=axis_size(stage.mesh, BATCH) * c.micro_batches,
+    )
+    sizes = dict(batch_examples=c.batch_examples, batch_rows=c.batch_rows)
+    plan = make_plan(encoded.lengths, **sizes, **how)  # one epoch, to know what the units mean
+    unit = dict(epoch_steps=plan.epoch_steps, epoch_examples=plan.epoch_examples)
+    total = in_steps(c, "total", **unit)
+    if not total:
+        raise UserError("none of total_steps, total_epochs and total_examples is set.")
+    plan = make_plan(encoded.lengths, steps=total, **sizes, **how)
+    batches = Batches(loaded.records, encoded, plan, c.normalize)
+    every = {name: in_steps(c, name, **unit) for name in ("eval", "save")}
+    every["warmup"] = in_steps(c.optimizer, "warmup", **unit)
+    for line in describe(loaded, batches):
+        print("  " + line, flush=True)
+    if not every["eval"]:
+        if c.best:
+            raise UserError(
+                f"best='{c.best}' needs evaluation: set eval_steps, eval_epochs or eval_examples."
+            )
+        return batches, None, every
+    if not kept_out:
+        raise UserError("evaluation needs records: set data.heldout_examples.")
+    encoded = encode(c, kept_out, views, tokenizer, template)
+    plan = make_plan(encoded.lengths, batch_rows=max(batches.plan.shapes), **how)
+    return batches, Batches(kept_out, encoded, plan, c.normalize), every
+
+
+def check_model(config: ModelConfig, c, tokenizer, mesh, source: str) -> None:
+    """Raises: UserError where model, tokenizer, mesh and lengths do not go together."""
+    if tokenizer.size > config.vocab_size:
+        raise UserError(
+            f"{source}: the tokenizer has {tokenizer.size} tokens, the model's vocabulary {config.vocab_size}; "
+            "ids beyond it have no embedding. Is it this model's tokenizer?"
+        )
+    tensor = axis_size(mesh, "tensor")
+    if config.n_kv_heads % tensor:
+        raise UserError(
+            f"mesh.tensor={tensor} does not divide the model's {config.n_kv_heads} key/value heads."
+        )
+    if c.max_tokens > config.max_positions:
+        print(
+            f"  note: max_tokens={c.max_tokens} is beyond the {config.max_positions} positions that the model "
+            "was made for; longer texts are out of its experience.",
+            flush=True,
+        )
+
+
+def initial_params(stage: Stage, config: ModelConfig):
+    """Parameters on their shards, read from the model directory or drawn from the seed."""
+    abstract = abstract_params(config)
+    shardings = tree_shardings(abstract, stage.mesh)
+    init = stage.config.init
+    weights = "pretrained" if isinstance(init, str) else init.weights
+    if weights == "pretrained":
+        return load_params(stage.inputs["init"], config, abstract, shardings)
+    if weights == "random":
+        draw = jax.jit(partial(init_params, config), out_shardings=shardings)
+        return draw(jax.random.key(stage.seed))
+    raise UserError(f"model.weights='{weights}': expected pretrained or random.")
+
+
+def evaluate(eval_step, params, heldout: Batches, mesh) -> dict[str, float]:
+    """Means over all held-out records, named `heldout/…`."""
+    sums: dict[str, Total] = {}
+    for step in range(heldout.plan.steps):
+        for name, total in jax.device_get(
+            eval_step(params, put(heldout.rows(step), mesh, P(BATCH)))
+        ).items():
+            sums[name] = sums[name] + total if name in sums else total
+    return {f"heldout/{name}": float(total.mean) for name, total in sums.items()}
+
+
+def is_due(step: int, interval: int) -> bool:
+    return bool(interval) and step % interval == 0
+
+
+class Reporter:
+    """Fetches a step's metrics, stops the run if they are not finite, logs them, and moves the live
+    line."""
+
+    def __init__(
+        self,
+        stage: Stage,
+        batches: Batches,
+        schedule,
+        checkpoints: Checkpoints,
+        log: MetricLog,
+        start: float,
+    ):
+        self.stage, self.batches, self.schedule = stage, batches, schedule
+        self.checkpoints, self.log, self.start = checkpoints, log, start
+        self.examples = np.cumsum(np.diff(batches.plan.first))
+        self.tokens = np.cumsum(
+            [sum(batches.segment_lengths(s)) for s in range(batches.plan.steps)]
+        )
+        self.last_time, self.last_tokens = time.monotonic(), 0
+
+    def __call__(
+        self, bar, step: int, metrics: dict[str, Total], scores: dict[str, float] | None = None
+    ):
+        values = {name: float(total.mean) for name, total in jax.device_get(metrics).items()}
+        if not values.pop("finite"):
+            self.stop(step, values)
+        now, tokens = time.monotonic(), int(self.tokens[step - 1])
+        values |= scores or {}
+        values |= {
+            "learning_rate": float(self.schedule(step - 1)),
+            "examples": int(self.examples[step - 1]),
+            "tokens": tokens,
+            "seconds": round(now - self.start, 3),
+        }
+        if self.last_tokens:
+            values["tokens_per_second"] = (tokens - self.last_tokens) / max(
+                now - self.last_time, 1e-9
+            )
+        self.last_time, self.last_tokens = now, tokens
+        if (
+            is_due(step, self.stage.config.log_every_steps)
+            or scores
+            or step == self.batches.plan.steps
+        ):
+            self.log.write(step, values)
+        shown = {"loss": f"{values['loss']:.4f}", "examples": values["examples"]}
+        shown["tok/s"] = f"{values.get('tokens_per_second', 0):,.0f}"
+        bar.set_postfix(
+            shown | {k: f"{v:.4f}" for k, v in (scores or {}).items() if k == "heldout/loss"}
+        )
+        bar.update(step - bar.n)
+        return values
+
+    def stop(self, step: int, values: dict[str, float]) -> None:
+        """Raises: UserError naming the step, its records and the last good checkpoint."""
+        self.checkpoints.wait()
+        ids = self.batches.record_ids(step - 1)
+        good = self.checkpoints.latest()
+        kept = (
+            f"The last good checkpoint is that of step {good}"
+            if good
+            else "There is no checkpoint yet"
+        )
+        raise UserError(
+            f"stage '{self.stage.name}': loss {values['loss']} and gradient norm {values['grad_norm']} at step "
+            f"{step} are not finite; the update was not made. Its records: {', '.join(ids[:20])}"
+            f"{' …' if len(ids) > 20 else ''}. {kept} ({self.stage.folder / 'checkpoints'}). Look at these "
+            "records, or lower optimizer.learning_rate or the method's weights."
+        )
+
+
+def summary(
+    stage: Stage, batches: Batches, config: ModelConfig, chosen: int, seconds: float
+) -> Result:
+    """Headline numbers, from the log: a run that was restarted at its very end has no others."""
+    rows = map(json.loads, (stage.folder / "metrics.jsonl").read_text().splitlines())
+    at = {row["step"]: row for row in rows}
+    plan = batches.plan
+    headline = {"steps": plan.steps, "loss": at[plan.steps]["loss"], "exported_step": chosen}
+    headline |= {k: v for k, v in at[chosen].items() if k.startswith("heldout/")}
+    lengths = [n for s in range(plan.steps) for n in batches.segment_lengths(s)]
+    cost = {
+        "tokens": sum(lengths),
+        "model_flops": train_flops(config, lengths),
+        "seconds": round(seconds, 1),
+    }
+    return Result({"model": "hf"}, headline, cost)

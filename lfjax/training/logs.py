@@ -1,0 +1,96 @@
+"""What a run says of itself: `metrics.jsonl`, TensorBoard events, and one live line on the
+terminal."""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+
+def write_atomic(path: str | Path, text: str) -> None:
+    """Write a file that is there whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.writing")
+    with open(part, "w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    part.replace(path)
+
+
+class MetricLog:
+    """`metrics.jsonl`, one object a step, and TensorBoard events.
+
+    On resume, lines after the restored step, and a torn last line, are cut: those steps are about
+    to be repeated.
+    """
+
+    def __init__(self, folder: str | Path, *, resume_step: int):
+        from tensorboardX import SummaryWriter
+
+        self.path = Path(folder) / "metrics.jsonl"
+        kept = [line for line in self._lines() if json.loads(line)["step"] <= resume_step]
+        write_atomic(self.path, "".join(line + "\n" for line in kept))
+        self.stream = open(self.path, "a", encoding="utf-8")
+        self.events = SummaryWriter(str(Path(folder) / "tensorboard"), purge_step=resume_step + 1)
+
+    def _lines(self):
+        if not self.path.is_file():
+            return
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                json.loads(line)
+            except json.JSONDecodeError:
+                return
+            yield line
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        self.stream.write(json.dumps({"step": step, **values}) + "\n")
+        self.stream.flush()
+        for name, value in values.items():
+            self.events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self.stream.close()
+        self.events.close()
+
+
+def progress(name: str, *, done: int, total: int) -> tqdm:
+    """The live line: step of steps, time left, and whatever `set_postfix` gives it.
+
+    Where nobody watches (no terminal), a line every ten seconds.
+    """
+    return tqdm(
+        total=total,
+        initial=done,
+        desc=name,
+        unit="step",
+        dynamic_ncols=True,
+        mininterval=0.2 if sys.stderr.isatty() else 10.0,
+        file=sys.stderr,
+    )
+
+
+class StopSignal:
+    """While entered, SIGTERM and SIGINT ask the loop to save and stop; a second one interrupts at
+    once."""
+
+    def __init__(self):
+        self.asked = 0  # the signal's number
+
+    def __enter__(self) -> "StopSignal":
+        def ask(number, frame):
+            if self.asked:
+                raise KeyboardInterrupt
+            self.asked = number
+
+        self.before = {s: signal.signal(s, ask) for s in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,32 @@
+from setuptools import find_packages, setup
+
+setup(
+    name="lfjax",
+    version="0.1.0",
+    description="Align language models from language feedback in JAX",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["lfjax", "lfjax.*"]),
+    package_data={"lfjax": ["data/templates/*.jinja", "lab/demo/*"]},
+    install_requires=[
+        "jax>=0.10.2",
+        "flax>=0.12.8",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12.8",
+        "transformers>=5.0",
+        "safetensors>=0.5",
+        "jinja2>=3.1",
+        "ml-collections>=1.1",
+        "jaxtyping>=0.3",
+        "tensorboardX>=2.6",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "tpu": ["jax[tpu]>=0.10.2"],
+        "cuda12": ["jax[cuda12]>=0.10.2"],
+        "cuda13": ["jax[cuda13]>=0.10.2"],
+        "test": ["pytest>=8", "pytest-xdist>=3.6", "beartype>=0.20", "ruff>=0.12", "torch==2.13.0"],
+        "judge": ["openai>=1.60"],
+        "notebook": ["jupyterlab>=4", "matplotlib>=3.9"],
+    },
+)
