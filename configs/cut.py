@@ -5,8 +5,9 @@
 
     python -m lfjax.main --config configs/cut.py:stories260k --workdir runs/stories \\
         --config.data.path=iter1.json --config.model.path=stories260k
-        A pretrained model of 260 K parameters and the authors' data (their train-alpaca-sample-iter1.json);
-        exercises the whole path. The model, made for 512 positions, learns nothing of use from such texts.
+        A pretrained model of 260 K parameters and the authors' data (their
+        train-alpaca-sample-iter1.json); exercises the whole path. The model, made for 512
+        positions, learns nothing of use from such texts.
 """
 
 from pathlib import Path
@@ -47,4 +48,17 @@ def stories260k():
     )
 
 
-VARIANTS = {"stories260k": stories260k}
+def tiny():
+    """First the language and its habits, faults included; then what the judgments say of them."""
+    c = base(source="records", path=str(DEMO / "judgments.jsonl"), model_path=str(DEMO))
+    c.model.weights = "random"
+    c.data.heldout_examples = 40
+    rows = dict(max_tokens=128, row_tokens=512, save_epochs=1.0, save_steps=0, eval_epochs=1.0)
+    return recipe(
+        c,
+        base=train("sft", data=c.data, init=c.model, total_epochs=8.0, learning_rate=3e-3, **rows),
+        cut=train("cut", data=c.data, init="base", total_epochs=16.0, learning_rate=3e-3, **rows),
+    )
+
+
+VARIANTS = {"tiny": tiny, "stories260k": stories260k}

@@ -7,9 +7,11 @@ continues a run that was stopped; a finished stage is not repeated unless it is 
 """
 
 import re
+import runpy
 import sys
+from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from lfjax.errors import UserError, nearest
@@ -27,6 +29,8 @@ DEVICES = flags.DEFINE_integer(
 def main(argv) -> None:
     import jax
 
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # Orbax tells every file at INFO
     if len(argv) > 1:
         raise UserError(f"unexpected argument '{argv[1]}'; flags begin with --.")
     if CONFIG.value is None or WORKDIR.value is None:
@@ -42,27 +46,37 @@ def main(argv) -> None:
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """absl's parser, with errors of the config named as a user would look for them."""
+    """absl's parser, with mistakes in the config told as its user would look for them."""
+    spec = next((a.partition("=")[2] for a in argv if a.startswith("--config=")), None)
+    if spec is None and "--config" in argv[:-1]:
+        spec = argv[argv.index("--config") + 1]
+    if spec is not None and not Path(spec.partition(":")[0]).is_file():
+        raise UserError(f"--config: no file '{spec.partition(':')[0]}'. Recipes are in configs/.")
     try:
         return flags.FLAGS(argv)
     except (AttributeError, KeyError) as error:
-        raise UserError(_unknown_key(argv) or f"--config: {error}") from None
+        raise UserError(_unknown_key(argv, spec) or f"--config: {error}") from None
     except (flags.Error, TypeError, ValueError) as error:
-        raise UserError(f"{error}") from None
-    except (FileNotFoundError, ModuleNotFoundError) as error:
-        raise UserError(f"--config: cannot be read ({error}).") from None
+        # ml_collections wraps what a config file raises, traceback and all: find the first cause
+        chain = [error]
+        while chain[-1].__context__ is not None:
+            chain.append(chain[-1].__context__)
+        causes = [e for e in chain if isinstance(e, UserError)]
+        raise causes[-1] if causes else UserError(str(error)) from None
 
 
-def _unknown_key(argv: list[str]) -> str | None:
-    """Which --config.a.b of the command line names no key, and the nearest one."""
-    config = flags.FLAGS["config"].value
+def _unknown_key(argv: list[str], spec: str) -> str | None:
+    """Which --config.a.b of the command line names no key of the config, and the nearest one."""
+    path, _, variant = spec.partition(":")
+    get_config = runpy.run_path(path)["get_config"]
+    config = get_config(variant) if variant else get_config()
     for arg in argv:
         match = re.match(r"--config\.([\w.]+)", arg)
         node = config
-        for key in match[1].split(".") if match and config is not None else ():
-            if not hasattr(node, "keys") or key not in node:
-                known = list(node.keys()) if hasattr(node, "keys") else ["(a value, not a group)"]
-                return f"--config.{match[1]}: unknown key '{key}'. {nearest(key, known)}"
+        for key in match[1].split(".") if match else ():
+            known = list(node.keys()) if hasattr(node, "keys") else []
+            if key not in known:
+                return f"--config.{match[1]}: no key '{key}' there. {nearest(key, known)}"
             node = node[key]
     return None
 

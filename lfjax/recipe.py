@@ -62,10 +62,10 @@ def train(method: str, *, data: ConfigDict, init: ConfigDict | str, **settings: 
             "kind": "train",
             "method": method,
             "options": dict(m.options),
-            "normalize": m.normalize,  # example: a mean over each response, then over examples; or token
+            "normalize": m.normalize,  # example (a mean over each response first) or token
             "data": data,
             "dtype": "float32",  # of the computation, or bfloat16; parameters are float32
-            "remat": "context",  # what the backward pass finds stored: none (all), context, dots, full
+            "remat": "context",  # what is recomputed: none, all but context or dots, or full
             # a batch: exactly one of the two sizes; rows hold several records
             "batch_examples": 8,
             "batch_rows": 0,

@@ -69,13 +69,15 @@ def tree_shardings(tree, mesh: Mesh, rules=TRAIN_RULES):
         spec = next((spec for pattern, spec in rules if re.search(pattern, name)), None)
         if spec is None:
             raise UserError(
-                f"sharding: no rule matches parameter '{name}' {tuple(leaf.shape)}; add one to the table."
+                f"sharding: no rule matches parameter '{name}' {tuple(leaf.shape)}; add one to "
+                "the table."
             )
         for dim, axes in zip(leaf.shape, spec):
             parts = axis_size(mesh, axes)
             if dim % parts:
                 raise UserError(
-                    f"sharding: '{name}' {tuple(leaf.shape)} has a dimension of {dim}, which {parts} parts "
+                    f"sharding: '{name}' {tuple(leaf.shape)} has a dimension of {dim}, which "
+                    f"{parts} parts "
                     f"(mesh axis {axes}) do not divide; choose a smaller mesh axis."
                 )
         return NamedSharding(mesh, spec)

@@ -77,12 +77,14 @@ def make_plan(
     lengths = np.asarray(lengths)
     if min(batch_examples, batch_rows) != 0 or max(batch_examples, batch_rows) < 1:
         raise UserError(
-            f"batch_examples={batch_examples}, batch_rows={batch_rows}: set one of them to a positive "
+            f"batch_examples={batch_examples}, batch_rows={batch_rows}: set one of them to a "
+            "positive "
             "number and the other to 0."
         )
     if batch_rows % multiple:
         raise UserError(
-            f"batch_rows={batch_rows} must be a multiple of {multiple} (batch shards × micro-batches)."
+            f"batch_rows={batch_rows} must be a multiple of {multiple} (batch shards × "
+            "micro-batches)."
         )
     if not len(lengths) or lengths.max() > row_tokens:
         longest = lengths.max(initial=0)

@@ -5,6 +5,7 @@ A Record is one JSON object. `Record.from_json` validates it and names the place
 was expected.
 """
 
+import math
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
@@ -137,23 +138,22 @@ def _feedback(obj, where) -> Feedback:
     _check_keys(obj, Feedback, where)
     _typed(obj, "text", str, where, required=True)
     _one_of(obj, "polarity", POLARITIES, where)
-    _typed(obj, "score", (int, float), where)
+    score = number(obj, "score", where)
     for name in ("weaknesses", "suggestions", "author"):
         _typed(obj, name, str, where)
-    spans = obj.get("spans") and tuple(
-        _pair(s, "spans", int, where) for s in _list(obj, "spans", where)
-    )
-    scale = obj.get("scale") and _pair(obj["scale"], "scale", (int, float), where)
-    return Feedback(**{**obj, "spans": spans, "scale": scale})
+    spans = tuple(_pair(s, "spans", int, where) for s in _list(obj, "spans", where))
+    scale = obj.get("scale")
+    if scale is not None:
+        scale = tuple(map(float, _pair(scale, "scale", (int, float), where)))
+    return Feedback(**{**obj, "score": score, "scale": scale, "spans": spans or None})
 
 
 def _candidate(obj, where) -> Candidate:
     _check_keys(obj, Candidate, where)
     _typed(obj, "text", str, where, required=True)
     _typed(obj, "model", str, where)
-    _typed(obj, "score", (int, float), where)
     _typed(obj, "preferred", bool, where)
-    return Candidate(**obj)
+    return Candidate(**{**obj, "score": number(obj, "score", where)})
 
 
 def _check_keys(obj, kind, where):
@@ -178,6 +178,16 @@ def _typed(obj, name, kind, where, *, required=False):
         )
 
 
+def number(obj: dict[str, Any], name: str, where: str) -> float | None:
+    """A field as a float, None where it is absent. Raises: RecordError unless it is a finite
+    number."""
+    _typed(obj, name, (int, float), where)
+    value = obj.get(name)
+    if value is not None and not math.isfinite(value):
+        raise RecordError(f"{where}: field '{name}' is {value}, expected a finite number.")
+    return None if value is None else float(value)
+
+
 def _list(obj, name, where):
     _typed(obj, name, (list, tuple), where)
     return obj.get(name) or ()
@@ -195,7 +205,7 @@ def _pair(value, name, kind, where):
     if (
         not isinstance(value, (list, tuple))
         or len(value) != 2
-        or not all(isinstance(v, kind) for v in value)
+        or not all(isinstance(v, kind) and not isinstance(v, bool) for v in value)
     ):
         raise RecordError(f"{where}: field '{name}' is {value!r}, expected a pair of numbers.")
     return tuple(value)

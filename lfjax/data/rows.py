@@ -17,6 +17,8 @@ from lfjax.data.templates import render_prompt
 from lfjax.data.tokenize import Tokenizer, encode_supervised
 from lfjax.data.views import View
 
+Numbers = Array | np.ndarray  # numpy on the host, jax on devices
+
 
 @struct.dataclass
 class Rows:
@@ -33,14 +35,14 @@ class Rows:
       mass: per row, what its examples weigh in the loss's denominator.
     """
 
-    tokens: Int[Array, "b t"]
-    targets: Int[Array, "b t"]
-    positions: Int[Array, "b t"]
-    segment: Int[Array, "b t"]
-    weight: Float[Array, "b t"]
-    role: Int[Array, "b t"]
-    twin: Int[Array, "b t"]
-    mass: Float[Array, "b"]
+    tokens: Int[Numbers, "b t"]
+    targets: Int[Numbers, "b t"]
+    positions: Int[Numbers, "b t"]
+    segment: Int[Numbers, "b t"]
+    weight: Float[Numbers, "b t"]
+    role: Int[Numbers, "b t"]
+    twin: Int[Numbers, "b t"]
+    mass: Float[Numbers, "b"]
 
     @staticmethod
     def empty(b: int, t: int) -> "Rows":
@@ -123,9 +125,7 @@ def encode_records(
     for index, record in enumerate(records):
         try:
             shown = views(record)
-            unit, reason = _encode(
-                index, record, shown, tokenizer, template, max_tokens, out.counts
-            )
+            unit, reason, trimmed = _encode(index, record, shown, tokenizer, template, max_tokens)
         except RecordError as error:
             if on_error == "stop":
                 raise RecordError(
@@ -139,30 +139,35 @@ def encode_records(
             out.counts[reason] += 1
         else:
             out.units.append(unit)
+            out.counts["prompt trimmed"] += trimmed
     return out
 
 
 def _encode(
-    index, record, shown: list[View], tokenizer, template, max_tokens, counts
-) -> tuple[Unit | None, str]:
+    index, record, shown: list[View], tokenizer, template, max_tokens
+) -> tuple[Unit | None, str, bool]:
     if not shown:
-        return None, "not used by the method"
+        return None, "not used by the method", False
     segments = _segments(shown, tokenizer, template)
     if len({tuple(s.ids[s.first :]) for s in segments if s.twin is not None}) > 1:
         # One of the prompts pulled the response's first characters into its last token: cut all
         # views at the border.
         segments = _segments(shown, tokenizer, template, split=True)
     for view, segment in zip(shown, segments):
+        whose = f"record '{record.id}' of {record.source}: its {view.role.name} view"
         # The EOS alone does not count: a response that tokenizes to nothing teaches nothing.
         if len(segment.ids) - segment.first < 2:
-            raise RecordError(
-                f"record '{record.id}' of {record.source}: its {view.role.name} view has no supervised token."
-            )
+            raise RecordError(f"{whose} has no supervised token.")
+        if segment.first == 0:
+            raise RecordError(f"{whose} has no token before the response to predict it from.")
+        # Some tokenizers (Unigram, whole words) find the name of EOS in plain text.
+        if tokenizer.eos in segment.ids[segment.first : -1]:
+            raise RecordError(f"{whose} has an end-of-sequence token inside of the response.")
     fitted = [_trim(s, max_tokens, tokenizer.bos is not None) for s in segments]
     if None in fitted:
-        return None, "response too long"
-    counts["prompt trimmed"] += any(len(f.ids) < len(s.ids) for f, s in zip(fitted, segments))
-    return Unit(index, tuple(fitted)), ""
+        return None, "response too long", False
+    trimmed = any(len(f.ids) < len(s.ids) for f, s in zip(fitted, segments))
+    return Unit(index, tuple(fitted)), "", trimmed
 
 
 def _segments(shown: list[View], tokenizer, template, split=False) -> list[Segment]:

@@ -6,14 +6,16 @@ A source is a function (rows, options) -> Records over parsed JSON objects, in t
 
 import gzip
 import json
+import math
 import random
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lfjax.data.records import Feedback, Message, Record, RecordError
+from lfjax.data.records import Feedback, Message, Record, RecordError, number
 from lfjax.errors import UserError, nearest
 
 ERROR_JUDGMENT = "$ERROR$"  # what the CUT authors' files hold where the call to the judge failed
@@ -76,7 +78,8 @@ def load(
             record = convert(row, where, options)
             if record.id in seen:
                 raise RecordError(
-                    f"{where}: id '{record.id}' was already used at {seen[record.id]}; ids must differ."
+                    f"{where}: id '{record.id}' was already used at {seen[record.id]}; ids must "
+                    "differ."
                 )
             seen[record.id] = where
             out.records.append(record)
@@ -87,7 +90,8 @@ def load(
     if not out.records:
         raise UserError(
             f"{path}: no record is left of source '{source}' "
-            f"({sum(out.dropped.values())} dropped, {len(out.skipped)} malformed). Is it the right file?"
+            f"({sum(out.dropped.values())} dropped, {len(out.skipped)} malformed). Is it the "
+            "right file?"
         )
     kept = downsample_satisfactory(out.records, downsample, seed)
     if len(kept) < len(out.records):
@@ -140,7 +144,8 @@ def read_json(
                 rows = json.load(stream)
                 if not isinstance(rows, list):
                     raise UserError(
-                        f"{path}: holds one {type(rows).__name__}, expected a JSON array of records."
+                        f"{path}: holds one {type(rows).__name__}, expected a JSON array of "
+                        "records."
                     )
                 yield from ((f"{path}[{i}]", row) for i, row in enumerate(rows))
                 return
@@ -161,12 +166,11 @@ def read_json(
         raise UserError(
             f"{path}:{error.lineno}: not JSON ({error.msg} at column {error.colno})."
         ) from None
-    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
+    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(f"{path}: cannot be read as UTF-8 text ({error}).") from None
 
 
-# --- the sources
-# -----------------------------------------------------------------------------------------------------
+# --- the sources ------------------------------------------------------------------------------
 
 
 def from_records(row: Any, where: str, options: dict[str, Any]) -> Record:
@@ -178,19 +182,27 @@ def from_cut(row: Any, where: str, options: dict[str, Any]) -> Record:
     """The CUT authors' format: {id, instruction, input, output, judgment | null, score?}.
 
     A null judgment means a satisfactory response, and so does a score of at least 7, whatever the
-    judgment. A non-empty input follows the instruction after a newline. Judgments `$ERROR$`, failed
-    calls that the released trainer takes for negative judgments, are dropped unless
-    `error_judgments` is `keep`.
+    judgment; a record without the field `judgment` is malformed. A non-empty input follows the
+    instruction after a newline. Judgments `$ERROR$`, failed calls that the released trainer takes
+    for negative judgments, are dropped unless `error_judgments` is `keep`.
     """
+    if options["error_judgments"] not in ("drop", "keep"):
+        raise UserError(
+            f"data: error_judgments is '{options['error_judgments']}', expected drop or keep."
+        )
     text = _column_reader(row, where)
     instruction, response = text("instruction"), text("output")
     extra, judgment = text("input", optional=True), text("judgment", optional=True)
-    score = row.get("score")
+    if "judgment" not in row:
+        raise RecordError(
+            f"{where}: field 'judgment' is missing; a satisfactory response has null."
+        )
+    score = number(row, "score", where)
     if judgment == ERROR_JUDGMENT and options["error_judgments"] == "drop":
         raise Dropped(f"judgment is {ERROR_JUDGMENT}")
     good = judgment is None or (score is not None and score >= SATISFACTORY_SCORE)
     prompt = f"{instruction}\n{extra}" if extra else instruction
-    feedback = Feedback(judgment or "", "positive" if good else "negative", score=score)
+    feedback = (Feedback(judgment or "", "positive" if good else "negative", score=score),)
     return _record(row, where, "cut", prompt, response, feedback)
 
 
@@ -200,19 +212,21 @@ def from_columns(row: Any, where: str, options: dict[str, Any]) -> Record:
     Options `prompt`, `response`, `judgment`, `score`, `input` and `id` name columns; an empty name
     is a column that the file does not have. A response is satisfactory when its judgment is null or
     empty, equals `satisfactory` (compared without case), or when its score reaches
-    `satisfactory_score`.
+    `satisfactory_score`. Without the judgment's field and without a score to compare, nobody has
+    judged it.
     """
     text = _column_reader(row, where)
     prompt, response = text(options["prompt"]), text(options["response"])
     extra = text(options["input"], optional=True) if options["input"] else None
     judgment = text(options["judgment"], optional=True)
-    score = row.get(options["score"]) if options["score"] else None
-    if score is not None and (isinstance(score, bool) or not isinstance(score, (int, float))):
-        raise RecordError(f"{where}: field '{options['score']}' is {score!r}, expected a number.")
+    score = number(row, options["score"], where) if options["score"] else None
+    scored = score is not None and math.isfinite(options["satisfactory_score"])
     word = (judgment or "").strip().rstrip(".").casefold()
-    good = word in ("", options["satisfactory"].casefold())
-    good |= score is not None and score >= options["satisfactory_score"]
-    feedback = Feedback(judgment or "", "positive" if good else "negative", score=score)
+    good = options["judgment"] in row and word in ("", options["satisfactory"].casefold())
+    good |= scored and score >= options["satisfactory_score"]
+    feedback = (Feedback(judgment or "", "positive" if good else "negative", score=score),)
+    if options["judgment"] not in row and not scored:
+        feedback = ()
     prompt = f"{prompt}\n{extra}" if extra else prompt
     return _record(row, where, "jsonl", prompt, response, feedback, id_column=options["id"])
 
@@ -227,7 +241,8 @@ def _column_reader(row, where):
             return None
         if value is None:
             raise RecordError(
-                f"{where}: field '{name}' is missing; the record has {', '.join(map(str, row)) or 'none'}."
+                f"{where}: field '{name}' is missing; the record has "
+                f"{', '.join(map(str, row)) or 'none'}."
             )
         if not isinstance(value, str):
             raise RecordError(f"{where}: field '{name}' is {type(value).__name__}, expected text.")
@@ -244,11 +259,11 @@ def _record(row, where, source, prompt, response, feedback, id_column="id") -> R
     place = where.rpartition("/")[2]
     identity = row.get(id_column)
     return Record(
-        id=place if identity is None else str(identity),
+        id=place if identity in (None, "") else str(identity),
         source=source,
         prompt=(Message("user", prompt),),
         response=response,
-        feedback=(feedback,),
+        feedback=feedback,
     )
 
 

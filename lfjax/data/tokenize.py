@@ -85,8 +85,12 @@ def wrap(hf, name: str) -> Tokenizer:
     put it."""
     if hf.eos_token_id is None:
         raise UserError(
-            f"{name}: the tokenizer has no eos_token; a response could not be ended. Add it to its config."
+            f"{name}: the tokenizer has no eos_token; a response could not be ended. Add it to "
+            "its config."
         )
+    # A tokenizer.json may carry the limits of whoever saved it; lengths are this program's matter.
+    hf.backend_tokenizer.no_truncation()
+    hf.backend_tokenizer.no_padding()
     added = hf.backend_tokenizer.encode("").ids
     bos = (
         hf.bos_token_id if hf.bos_token_id is not None and added[:1] == [hf.bos_token_id] else None

@@ -68,7 +68,8 @@ def need_judgment(record: Record) -> str:
     texts = [f.text.strip() for f in record.feedback if f.polarity != "positive" and f.text.strip()]
     if not texts:
         raise RecordError(
-            f"record '{record.id}' of {record.source}: has no judgment text; this method needs one for every response "
+            f"record '{record.id}' of {record.source}: has no judgment text; this method needs "
+            "one for every response "
             "that is not satisfactory."
         )
     return "\n".join(texts)

@@ -19,11 +19,11 @@ from lfjax.methods.method import Method
 
 OPTIONS = {
     "mode": "code",  # code: (L1 + L2) / 2 for a flawed response, as released; paper: L1 + L2
-    "threshold": 1.1,  # λ: a token is blamed when its judgment makes it more than this many times as likely
+    "threshold": 1.1,  # λ: a token is blamed if its judgment makes it more than λ times as likely
     "alpha": 1.0,  # weight of the unlikelihood term
     "gamma": 0.0,  # exponent of p_J in that weight; the released code has none
     "detect": "ratio",  # or all: every token of a flawed response is blamed (ablation; diverges)
-    "misalign": "none",  # or fake_positive: detection compares with an undeserved praise in the prompt
+    "misalign": "none",  # or fake_positive: detection compares with undeserved praise in the prompt
     "praise": "The response carries out the instruction without a flaw.",
     "use_l1": True,  # ablations: the detection term, and L2 of flawed and of satisfactory responses
     "use_align_n": True,
@@ -82,7 +82,7 @@ def at_twin(values: Float[Array, "b t"], twin: Int[Array, "b t"]) -> Float[Array
     return jnp.where(twin >= 0, found, 0.0)
 
 
-def check(*, mode, detect, misalign, **_) -> None:
+def check(*, mode, detect, misalign, threshold, alpha, **_) -> None:
     """Raises: UserError for an option outside of its choices."""
     for name, value, known in (
         ("mode", mode, ("code", "paper")),
@@ -91,6 +91,10 @@ def check(*, mode, detect, misalign, **_) -> None:
     ):
         if value not in known:
             raise UserError(f"method option {name}='{value}': expected {' or '.join(known)}.")
+    if threshold < 0 or alpha < 0:
+        raise UserError(
+            f"method options threshold={threshold}, alpha={alpha}: expected at least 0."
+        )
 
 
 METHOD = Method(views, loss, OPTIONS, check=check)

@@ -6,6 +6,7 @@ from typing import Any
 
 from lfjax.data.records import Record
 from lfjax.data.views import View
+from lfjax.errors import UserError, nearest
 
 
 @dataclass(frozen=True)
@@ -26,5 +27,18 @@ class Method:
     normalize: str = "example"
     check: Callable[..., None] = lambda **_: None
 
+    def checked(self, given: dict[str, Any]) -> dict[str, Any]:
+        """All options, those not given at their defaults.
+
+        Raises: UserError for one that the method does not have, or that makes no sense.
+        """
+        for name in given:
+            if name not in self.options:
+                raise UserError(f"method option '{name}': unknown. {nearest(name, self.options)}")
+        options = {**self.options, **given}
+        self.check(**options)
+        return options
+
     def views_of(self, options: dict[str, Any]) -> Callable[[Record], list[View]]:
+        """`views` with its options filled in."""
         return lambda record: self.views(record, **options)

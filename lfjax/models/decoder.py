@@ -153,7 +153,8 @@ class Decoder(nn.Module):
         for name, table in (("remat", REMAT), ("dtype", DTYPES)):
             if getattr(self, name) not in table:
                 raise UserError(
-                    f"model.{name}: unknown '{getattr(self, name)}'. {nearest(getattr(self, name), table)}"
+                    f"model.{name}: unknown '{getattr(self, name)}'. "
+                    f"{nearest(getattr(self, name), table)}"
                 )
         dtype = DTYPES[self.dtype]
         embedding = Table(c.vocab_size, c.d_model, name="embed")()

@@ -62,8 +62,10 @@ class Weights:
         for file in files:
             if not (folder / file).is_file():
                 raise UserError(
-                    f"{path}: no {file}. Weights are read from safetensors files only; convert .bin checkpoints with "
-                    "transformers' save_pretrained(…). (model.weights=random starts from random ones.)"
+                    f"{path}: no {file}. Weights are read from safetensors files only; convert "
+                    ".bin checkpoints with "
+                    "transformers' save_pretrained(…). (model.weights=random starts from random "
+                    "ones.)"
                 )
             try:
                 self.files.append(safe_open(folder / file, framework="numpy"))
@@ -106,7 +108,8 @@ def load_params(path: str, config: ModelConfig, abstract, shardings):
             found = tuple(weights.slice(n).get_shape())
             if found != (shape[::-1] if transposed else shape):
                 raise UserError(
-                    f"{path}: weight '{n}' is {found}, but config.json says {shape[::-1] if transposed else shape}."
+                    f"{path}: weight '{n}' is {found}, but config.json says "
+                    f"{shape[::-1] if transposed else shape}."
                 )
 
         def read(index):

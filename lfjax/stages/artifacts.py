@@ -8,6 +8,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from lfjax.training.logs import write_atomic
+
 PACKAGES = ("lfjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
 MODEL_FILES = ("config.json", "tokenizer.json", "*.safetensors", "*.safetensors.index.json")
 # Files above this are hashed by size, head and tail: reading 140 GB of weights would take longer
@@ -26,7 +28,7 @@ class Stage:
       inputs: what it reads, by role: paths of files or directories.
       seed: of the recipe.
       mesh: over all devices.
-      fingerprint: of configuration and inputs.
+      identity: what its result depends on: configuration, seed, and hashes of the inputs.
     """
 
     name: str
@@ -35,7 +37,16 @@ class Stage:
     inputs: dict[str, str]
     seed: int
     mesh: Any
-    fingerprint: str
+    identity: dict[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        return digest(self.identity)
+
+    def begin(self) -> None:
+        """Note the identity beside the work that is about to begin. Called after everything that
+        can be checked was, so that a mistake that is mended leaves no trace."""
+        write_atomic(self.folder / "stage.json", json.dumps(self.identity, indent=2) + "\n")
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,15 @@ import jax
 from lfjax.errors import UserError, nearest
 from lfjax.sharding import make_mesh
 from lfjax.stages import train
-from lfjax.stages.artifacts import Stage, digest, hash_path, provenance
+from lfjax.stages.artifacts import Result, Stage, hash_path, provenance
 from lfjax.training.logs import write_atomic
 
 # kind -> (run, inputs)
 STAGES = {"train": (train.train, train.inputs)}
 
-# Keys that do not change what a stage computes: they may differ between a start and its resumption.
-OPERATIONAL = ("log_every_steps", "save_steps", "save_epochs", "save_examples", "keep")
+# Keys that do not change what a stage computes; they may differ between a start and its resumption.
+# Inputs count by their content, not by where they lie.
+OPERATIONAL = ("log_every_steps", "save_steps", "save_epochs", "save_examples", "keep", "path")
 
 
 def run_recipe(config, workdir: str, rerun: tuple[str, ...] = ()) -> None:
@@ -31,24 +32,24 @@ def run_recipe(config, workdir: str, rerun: tuple[str, ...] = ()) -> None:
         if name not in config.order:
             raise UserError(f"--rerun: no stage '{name}'. {nearest(name, config.order)}")
     mesh = make_mesh(dict(config.mesh))
-    write_atomic(folder / "config.json", json.dumps(config.to_dict(), indent=2, default=str) + "\n")
     for position, name in enumerate(config.order, 1):
         print(f"[{position}/{len(config.order)}] {name}", flush=True)
-        stage, identity = _prepare(config, folder, name, mesh)
+        stage = _prepare(config, folder, name, mesh)
         if name in rerun:
             _set_aside(folder, name)
-        _check_unchanged(stage, identity)
+        _check_unchanged(stage)
         if (stage.folder / "done.json").is_file():
             print(f"  finished before: {stage.folder / 'done.json'}", flush=True)
             continue
-        write_atomic(stage.folder / "stage.json", json.dumps(identity, indent=2) + "\n")
+        text = json.dumps(config.to_dict(), indent=2, default=str)
+        write_atomic(folder / "config.json", text + "\n")
         with jax.set_mesh(mesh):
             result = STAGES[stage.config.kind][0](stage)
-        _finish(stage, identity, result)
+        _finish(stage, result)
 
 
-def _prepare(config, folder: Path, name: str, mesh) -> tuple[Stage, dict[str, Any]]:
-    """The stage with its inputs resolved, and its identity: what its fingerprint is made of."""
+def _prepare(config, folder: Path, name: str, mesh) -> Stage:
+    """The stage with its inputs resolved."""
     own = config.stages[name]
     inputs, hashes = {}, {}
     for role, source in STAGES[own.kind][1](own).items():
@@ -58,27 +59,26 @@ def _prepare(config, folder: Path, name: str, mesh) -> tuple[Stage, dict[str, An
                 raise UserError(
                     f"stage '{name}' needs '{source}', which must stand before it in the recipe."
                 )
-            output, hashes[role] = next(iter(json.loads(done.read_text())["outputs"].items()))
-            inputs[role], hashes[role] = str(folder / source / output), hashes[role]
+            ((output, hashes[role]),) = json.loads(done.read_text())["outputs"].items()
+            inputs[role] = str(folder / source / output)
         else:
             if not Path(source).exists():
                 raise UserError(f"{source}: no such file or directory (stage '{name}', {role}).")
             inputs[role], hashes[role] = source, hash_path(source)
-    settings = {k: v for k, v in own.to_dict().items() if k not in OPERATIONAL}
-    identity = json.loads(
-        json.dumps({"config": settings, "seed": config.seed, "inputs": hashes}, default=str)
-    )
-    return Stage(name, folder / name, own, inputs, config.seed, mesh, digest(identity)), identity
+    settings = _without(own.to_dict(), OPERATIONAL)
+    identity = {"config": settings, "seed": config.seed, "inputs": hashes}
+    identity = json.loads(json.dumps(identity, default=str))  # as it will be read back
+    return Stage(name, folder / name, own, inputs, config.seed, mesh, identity)
 
 
-def _check_unchanged(stage: Stage, identity: dict[str, Any]) -> None:
+def _check_unchanged(stage: Stage) -> None:
     started = stage.folder / "stage.json"
     if not started.is_file():
         return
     before = json.loads(started.read_text())
-    if before == identity:
+    if before == stage.identity:
         return
-    old, new = _flat(before), _flat(identity)
+    old, new = _flat(before), _flat(stage.identity)
     changes = [
         f"  {key}: {old.get(key, 'absent')} -> {new.get(key, 'absent')}"
         for key in sorted(old.keys() | new.keys())
@@ -87,8 +87,14 @@ def _check_unchanged(stage: Stage, identity: dict[str, Any]) -> None:
     raise UserError(
         f"stage '{stage.name}' in {stage.folder} was run with another configuration or input:\n"
         + "\n".join(changes)
-        + f"\nUse another --workdir, or --rerun {stage.name} to do it again (the old one is set aside)."
+        + f"\nUse another --workdir, or --rerun {stage.name} to do it again (the old one is kept)."
     )
+
+
+def _without(tree: Any, keys: tuple[str, ...]) -> Any:
+    if not isinstance(tree, dict):
+        return tree
+    return {k: _without(v, keys) for k, v in tree.items() if k not in keys}
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -112,12 +118,13 @@ def _set_aside(folder: Path, name: str) -> None:
     print(f"  set aside: {folder / f'{name}.old{number}'}", flush=True)
 
 
-def _finish(stage: Stage, identity: dict[str, Any], result) -> None:
+def _finish(stage: Stage, result: Result) -> None:
     """Write done.json, last and atomically."""
     done = {
         "fingerprint": stage.fingerprint,
         "inputs": {
-            role: {"path": p, "hash": identity["inputs"][role]} for role, p in stage.inputs.items()
+            role: {"path": p, "hash": stage.identity["inputs"][role]}
+            for role, p in stage.inputs.items()
         },
         "outputs": {p: hash_path(stage.folder / p) for p in result.outputs.values()},
         "headline": result.headline,

@@ -26,11 +26,12 @@ from lfjax.training.checkpoint import Checkpoints
 from lfjax.training.logs import MetricLog, StopSignal, progress
 from lfjax.training.optimizer import in_steps, make_optimizer, make_schedule
 from lfjax.training.step import (
+    abstract_state,
     batch_shardings,
     jit_eval_step,
     jit_train_step,
     make_train_step,
-    sharded_state,
+    new_state,
 )
 
 LOOKBACK_MULTIPLE = 256  # so that a few tokens more or less do not compile anew
@@ -49,9 +50,8 @@ def inputs(config) -> dict[str, str]:
 def train(stage: Stage) -> Result:
     """Train a model with a method, from the stage's last checkpoint if there is one."""
     c, mesh, source = stage.config, stage.mesh, stage.inputs["init"]
-    options = c.options.to_dict()
     method = get_method(c.method)
-    method.check(**options)
+    options = method.checked(c.options.to_dict())
 
     # --- data ---------------------------------------------------------------------------------
     tokenizer, template = load_tokenizer(source), template_text(c.data.template)
@@ -79,12 +79,15 @@ def train(stage: Stage) -> Result:
         final_fraction=o.final_fraction,
     )
     tx = make_optimizer(o, schedule)
-    state, state_shardings = sharded_state(initial_params(stage, config), tx, mesh)
+    abstract = abstract_state(abstract_params(config), tx, mesh)
+    state_shardings = jax.tree.map(lambda s: s.sharding, abstract)
     checkpoints = Checkpoints(stage.folder / "checkpoints", keep=c.keep, best=c.best)
     done, before = checkpoints.latest() or 0, 0.0
     if done:
-        state, before = checkpoints.restore(done, state), checkpoints.meta(done)["seconds"]
+        state, before = checkpoints.restore(done, abstract), checkpoints.meta(done)["seconds"]
         print(f"  continuing after step {done} of {batches.plan.steps}", flush=True)
+    else:
+        state = new_state(initial_params(stage, config), tx, state_shardings)
 
     # --- the step -----------------------------------------------------------------------------
     rows_sharding = batch_shardings(Rows.empty(1, 1), mesh)
@@ -101,6 +104,7 @@ def train(stage: Stage) -> Result:
         "template": template,
         "tokenizer": tokenizer_files(source),
     }
+    stage.begin()
     log = MetricLog(stage.folder, resume_step=done)
     reporter = Reporter(stage, batches, schedule, checkpoints, log, start)
     last = batches.plan.steps
@@ -108,7 +112,8 @@ def train(stage: Stage) -> Result:
     with StopSignal() as stop, progress(stage.name, done=done, total=last) as bar:
         for step in range(done + 1, last + 1):
             rows = put(batches.rows(step - 1), mesh, P(BATCH))
-            state, metrics = train_step(state, rows)
+            with jax.transfer_guard("disallow"):  # a hidden copy in here would stall every step
+                state, metrics = train_step(state, rows)
             if pending:  # one step late, so that the host never waits for the step just started
                 reporter(bar, *pending)
             pending = (step, metrics)
@@ -126,9 +131,10 @@ def train(stage: Stage) -> Result:
     log.close()
 
     # --- export -------------------------------------------------------------------------------
-    chosen = checkpoints.best_step() if c.best else None
+    chosen = checkpoints.best_step()
     if chosen is not None and chosen != last:
-        state = checkpoints.restore(chosen, state)
+        del state  # before its better self is read into memory
+        state = checkpoints.restore(chosen, abstract)
     checkpoints.close()
     dtype = c.export_dtype or stored_dtype(source)
     save_hf(stage.folder / "hf", state.params, config, raw, tokenizer, template, dtype=dtype)
@@ -181,7 +187,8 @@ def check_model(config: ModelConfig, c, tokenizer, mesh, source: str) -> None:
     """Raises: UserError where model, tokenizer, mesh and lengths do not go together."""
     if tokenizer.size > config.vocab_size:
         raise UserError(
-            f"{source}: the tokenizer has {tokenizer.size} tokens, the model's vocabulary {config.vocab_size}; "
+            f"{source}: the tokenizer has {tokenizer.size} tokens, the model's vocabulary "
+            f"{config.vocab_size}; "
             "ids beyond it have no embedding. Is it this model's tokenizer?"
         )
     tensor = axis_size(mesh, "tensor")
@@ -191,7 +198,8 @@ def check_model(config: ModelConfig, c, tokenizer, mesh, source: str) -> None:
         )
     if c.max_tokens > config.max_positions:
         print(
-            f"  note: max_tokens={c.max_tokens} is beyond the {config.max_positions} positions that the model "
+            f"  note: max_tokens={c.max_tokens} is beyond the {config.max_positions} positions "
+            "that the model "
             "was made for; longer texts are out of its experience.",
             flush=True,
         )
@@ -274,9 +282,9 @@ class Reporter:
             self.log.write(step, values)
         shown = {"loss": f"{values['loss']:.4f}", "examples": values["examples"]}
         shown["tok/s"] = f"{values.get('tokens_per_second', 0):,.0f}"
-        bar.set_postfix(
-            shown | {k: f"{v:.4f}" for k, v in (scores or {}).items() if k == "heldout/loss"}
-        )
+        if scores:
+            shown["heldout"] = f"{scores['heldout/loss']:.4f}"
+        bar.set_postfix(shown, refresh=False)
         bar.update(step - bar.n)
         return values
 
@@ -291,9 +299,11 @@ class Reporter:
             else "There is no checkpoint yet"
         )
         raise UserError(
-            f"stage '{self.stage.name}': loss {values['loss']} and gradient norm {values['grad_norm']} at step "
+            f"stage '{self.stage.name}': loss {values['loss']} and gradient norm "
+            f"{values['grad_norm']} at step "
             f"{step} are not finite; the update was not made. Its records: {', '.join(ids[:20])}"
-            f"{' …' if len(ids) > 20 else ''}. {kept} ({self.stage.folder / 'checkpoints'}). Look at these "
+            f"{' …' if len(ids) > 20 else ''}. {kept} ({self.stage.folder / 'checkpoints'}). Look "
+            "at these "
             "records, or lower optimizer.learning_rate or the method's weights."
         )
 

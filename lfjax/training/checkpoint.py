@@ -4,7 +4,6 @@ to use it."""
 from pathlib import Path
 from typing import Any
 
-import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
@@ -30,6 +29,10 @@ class Checkpoints:
             Path(folder).absolute(),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=preservation_policy.AnyPreservationPolicy(policy),
+                # without it the metrics are not written, and a restarted run would not know the
+                # best
+                best_fn=(lambda m: m[best]) if best else None,
+                best_mode="min",
                 cleanup_tmp_directories=True,
             ),
             item_names=("state", "meta"),
@@ -54,13 +57,9 @@ class Checkpoints:
         return self.manager.latest_step()
 
     def best_step(self) -> int | None:
-        """The kept step whose metric is lowest, the earliest of equals; None if no kept step has
-        one."""
+        """The step whose metric is lowest; None if no kept step has one."""
         self.wait()
-        found = [
-            (m[self.best], s) for s in self.manager.all_steps() if (m := self.manager.metrics(s))
-        ]
-        return min(found)[1] if found else None
+        return self.manager.best_step() if self.best else None
 
     def meta(self, step: int) -> dict[str, Any]:
         """What was saved beside the state."""
@@ -70,8 +69,7 @@ class Checkpoints:
     def restore(self, step: int, state: Any) -> Any:
         """The state of a step, placed like `state` (arrays, or ShapeDtypeStructs with
         shardings)."""
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
-        items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(state))
         return self.manager.restore(step, args=items)["state"]
 
     def close(self) -> None:

@@ -22,6 +22,19 @@ def write_atomic(path: str | Path, text: str) -> None:
     part.replace(path)
 
 
+def _summary_writer():
+    """tensorboardX's SummaryWriter, imported without torch, which it would load wherever it is."""
+    hide = "torch" not in sys.modules
+    if hide:
+        sys.modules["torch"] = None
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        if hide:
+            del sys.modules["torch"]
+    return SummaryWriter
+
+
 class MetricLog:
     """`metrics.jsonl`, one object a step, and TensorBoard events.
 
@@ -30,12 +43,11 @@ class MetricLog:
     """
 
     def __init__(self, folder: str | Path, *, resume_step: int):
-        from tensorboardX import SummaryWriter
-
+        SummaryWriter = _summary_writer()
         self.path = Path(folder) / "metrics.jsonl"
         kept = [line for line in self._lines() if json.loads(line)["step"] <= resume_step]
         write_atomic(self.path, "".join(line + "\n" for line in kept))
-        self.stream = open(self.path, "a", encoding="utf-8")
+        self.stream = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
         self.events = SummaryWriter(str(Path(folder) / "tensorboard"), purge_step=resume_step + 1)
 
     def _lines(self):

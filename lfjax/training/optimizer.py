@@ -25,7 +25,8 @@ def in_steps(config, name: str, *, epoch_steps: int, epoch_examples: int, defaul
     found = {unit: value for unit, value in found.items() if value}
     if len(found) > 1:
         raise UserError(
-            f"{' and '.join(f'{name}_{u}' for u in found)} are both set; set one and 0 for the others."
+            f"{' and '.join(f'{name}_{u}' for u in found)} are both set; set one and 0 for the "
+            "others."
         )
     for unit, value in found.items():
         if value < 0:

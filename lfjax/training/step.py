@@ -5,7 +5,7 @@ b rows, t tokens.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from lfjax.sharding import BATCH, constrain, tree_shardings
 LossFn = Callable[[Any, Any], tuple[Total, dict[str, Total]]]
 
 
+@no_type_check  # tree.map also fills it with shapes and shardings
 @struct.dataclass
 class TrainState:
     """All that a run needs to continue; nothing random is stored."""
@@ -36,10 +37,21 @@ def init_state(params, tx: optax.GradientTransformation) -> TrainState:
     return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
 
 
-def sharded_state(params, tx: optax.GradientTransformation, mesh: Mesh) -> tuple[TrainState, Any]:
-    """The state of sharded parameters, its moments born on their shards, and its shardings."""
-    shardings = tree_shardings(jax.eval_shape(lambda p: init_state(p, tx), params), mesh)
-    return jax.jit(lambda p: init_state(p, tx), out_shardings=shardings)(params), shardings
+def abstract_state(params, tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """The state of such parameters as ShapeDtypeStructs with shardings: what a checkpoint restores
+    into. Nothing is allocated."""
+    shapes = jax.eval_shape(lambda p: init_state(p, tx), params)
+    return jax.tree.map(
+        lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding),
+        shapes,
+        tree_shardings(shapes, mesh),
+    )
+
+
+def new_state(params, tx: optax.GradientTransformation, shardings: TrainState) -> TrainState:
+    """The state before the first step, its moments born on their shards. `params` is donated."""
+    start = jax.jit(lambda p: init_state(p, tx), out_shardings=shardings, donate_argnums=0)
+    return start(params)
 
 
 def sum_and_grad(loss_fn: LossFn, micro_batches: int = 1):

@@ -25,7 +25,8 @@ def template_text(name: str) -> str:
     if not file.is_file():
         known = [p.stem for p in FOLDER.glob("*.jinja")]
         raise UserError(
-            f"template: '{name}' not found. {nearest(name, known)} Or give the path of a .jinja file."
+            f"template: '{name}' not found. {nearest(name, known)} Or give the path of a .jinja "
+            "file."
         )
     return file.read_text(encoding="utf-8")
 

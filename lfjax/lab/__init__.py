@@ -1,0 +1,1 @@
+"""The small world: makes Records and judges them perfectly. It trains nothing; recipes do."""

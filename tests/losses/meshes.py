@@ -1,0 +1,39 @@
+"""Meshes over some of the simulated devices, and the measure in which results are compared."""
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh
+
+from lfjax.sharding import AXES
+
+# data, fsdp, tensor
+SHAPES = [
+    (1, 1, 1),
+    (2, 1, 1),
+    (1, 2, 1),
+    (1, 1, 2),
+    (2, 2, 1),
+    (1, 2, 2),
+    (2, 1, 2),
+    (8, 1, 1),
+    (1, 8, 1),
+    (1, 1, 8),
+    (2, 2, 2),
+]
+
+
+def mesh_of(shape: tuple[int, int, int]) -> Mesh:
+    """A mesh over the first devices."""
+    devices = jax.devices()[: int(np.prod(shape))]
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+def difference(found, expected) -> float:
+    """The largest norm of a difference among the tensors of two trees, relative to the tensor's
+    norm."""
+
+    def one(a, b):
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        return np.linalg.norm(a - b) / np.linalg.norm(b)
+
+    return max(jax.tree.leaves(jax.tree.map(one, found, expected)))

@@ -1,0 +1,38 @@
+"""Small models and rows of random tokens."""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from lfjax.data.rows import Rows, Segment, Unit, place
+from lfjax.models.config import ModelConfig
+from lfjax.models.decoder import init_params
+
+
+def small(**changed) -> ModelConfig:
+    """A decoder of 2 layers whose heads eight devices divide."""
+    sizes = dict(vocab_size=96, d_model=32, n_layers=2, n_heads=8, n_kv_heads=8, head_dim=4)
+    rest = dict(d_mlp=48, rope_theta=1e4, norm_eps=1e-5, tied=False, max_positions=512)
+    return ModelConfig(**(sizes | rest | changed))
+
+
+def lively_params(config: ModelConfig, seed: int = 0):
+    """Random parameters, larger than fresh ones, so that attention and predictions are far from
+    uniform."""
+    params = jax.tree.map(lambda x: 8 * x, init_params(config, jax.random.key(seed)))
+    noise = np.random.default_rng(seed)
+    return jax.tree_util.tree_map_with_path(
+        lambda p, x: noise.uniform(0.5, 1.5, x.shape).astype(np.float32)
+        if "scale" in str(p[-1])
+        else x,
+        params,
+    )
+
+
+def laid(texts: Sequence[np.ndarray], places: Sequence[tuple[int, int]], b: int, t: int) -> Rows:
+    """Texts as segments at (row, offset), every token but the first supervised."""
+    rows = Rows.empty(b, t)
+    for number, (ids, (row, offset)) in enumerate(zip(texts, places, strict=True), 1):
+        place(rows, Unit(0, (Segment(ids, 1, 1, 1.0, None),)), row, offset, number, "token")
+    return jax.tree.map(jax.numpy.asarray, rows)
