@@ -43,7 +43,7 @@ def make_mesh(shape: dict[str, int]) -> Mesh:
     fixed = math.prod(s for s in sizes if s != -1)
     if sizes.count(-1) == 1 and fixed > 0 and devices % fixed == 0:
         sizes[sizes.index(-1)] = devices // fixed
-    if -1 in sizes or math.prod(sizes) != devices:
+    if min(sizes) < 1 or math.prod(sizes) != devices:
         asked = ", ".join(f"{a}={shape.get(a, 1)}" for a in AXES)
         raise UserError(
             f"mesh: {asked} does not fit the {devices} device(s) found. "

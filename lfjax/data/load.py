@@ -68,9 +68,8 @@ def encode(config, records: list[Record], views, tokenizer, template: str) -> En
     """
     if config.row_tokens < config.max_tokens:
         raise UserError(
-            f"row_tokens={config.row_tokens} is less than max_tokens={config.max_tokens}; a row "
-            "holds at "
-            "least one segment, and should hold two where twins must fit."
+            f"row_tokens={config.row_tokens} is less than max_tokens={config.max_tokens}; "
+            "a row holds at least one segment, and should hold two where twins must fit."
         )
     encoded = encode_records(
         records,
@@ -95,8 +94,8 @@ def describe(loaded: Loaded, batches: Batches) -> list[str]:
     trimmed = left_out.pop("prompt trimmed", 0)
     bad = [*loaded.skipped, *batches.encoded.skipped]
     lines = [
-        f"records: {len(batches.records)} ({good} satisfactory, {len(batches.records) - good} "
-        f"not), {len(units)} used",
+        f"records: {len(batches.records)} "
+        f"({good} satisfactory, {len(batches.records) - good} not), {len(units)} used",
         f"left out: {told(left_out)}; prompts trimmed: {trimmed}",
         f"steps: {plan.steps} ({plan.epoch_steps} an epoch, "
         f"{plan.epoch_examples / plan.epoch_steps:.1f} examples each), "

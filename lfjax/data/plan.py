@@ -177,10 +177,10 @@ def rows_of(plan: Plan, step: int, units: list[Unit], normalize: str) -> Rows:
     """The rows of one step as numpy arrays."""
     rows = Rows.empty(int(plan.rows[step]), plan.row_tokens)
     number = 1
-    for entry in range(plan.first[step], plan.first[step + 1]):
-        number = place(
-            rows, units[plan.unit[entry]], plan.row[entry], plan.offset[entry], number, normalize
-        )
+    part = slice(plan.first[step], plan.first[step + 1])
+    columns = (column[part].tolist() for column in (plan.unit, plan.row, plan.offset))
+    for unit, row, offset in zip(*columns):
+        number = place(rows, units[unit], row, offset, number, normalize)
     return rows
 
 

@@ -96,11 +96,6 @@ class Encoded:
         """Tokens of each unit."""
         return np.array([u.length for u in self.units])
 
-    @property
-    def longest_segment(self) -> int:
-        """Tokens of the longest segment."""
-        return max(len(s.ids) for u in self.units for s in u.segments)
-
 
 def encode_records(
     records: Sequence[Record],

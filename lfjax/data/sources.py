@@ -78,8 +78,8 @@ def load(
             record = convert(row, where, options)
             if record.id in seen:
                 raise RecordError(
-                    f"{where}: id '{record.id}' was already used at {seen[record.id]}; ids must "
-                    "differ."
+                    f"{where}: id '{record.id}' was already used at {seen[record.id]}; "
+                    "ids must differ."
                 )
             seen[record.id] = where
             out.records.append(record)
@@ -112,13 +112,20 @@ def _on_bad(out: Loaded, on_error: str):
 
 
 def downsample_satisfactory(records: list[Record], ratio: float, seed: int) -> list[Record]:
-    """Keep int(ratio · flawed) satisfactory records, uniformly without replacement, in the given
-    order.
+    """Keep int(ratio · flawed) satisfactory records, drawn without replacement, in order.
 
-    Source: the released CUT trainer (finetune_unlikelihood.py 482-489). A negative ratio keeps all.
+    A negative ratio keeps all. Source: the released CUT trainer, finetune_unlikelihood.py 482-489.
+
+    Raises: UserError if there is no flawed record to count by.
     """
     good = [i for i, r in enumerate(records) if r.satisfactory]
-    keep = int(ratio * (len(records) - len(good)))
+    flawed = len(records) - len(good)
+    if ratio >= 0 and not flawed:
+        raise UserError(
+            f"data.downsample={ratio} keeps satisfactory records in proportion to flawed ones, and "
+            f"all {len(good)} are satisfactory; set it to -1 to keep them."
+        )
+    keep = int(ratio * flawed)
     if ratio < 0 or keep >= len(good):
         return records
     chosen = set(random.Random(seed).sample(good, keep))

@@ -92,9 +92,7 @@ def wrap(hf, name: str) -> Tokenizer:
     hf.backend_tokenizer.no_truncation()
     hf.backend_tokenizer.no_padding()
     added = hf.backend_tokenizer.encode("").ids
-    bos = (
-        hf.bos_token_id if hf.bos_token_id is not None and added[:1] == [hf.bos_token_id] else None
-    )
+    bos = hf.bos_token_id if hf.bos_token_id in added[:1] else None
     hf.backend_tokenizer.encode_special_tokens = True
     return Tokenizer(hf, bos, hf.eos_token_id, len(hf))
 

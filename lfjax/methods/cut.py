@@ -25,9 +25,9 @@ OPTIONS = {
     "detect": "ratio",  # or all: every token of a flawed response is blamed (ablation; diverges)
     "misalign": "none",  # or fake_positive: detection compares with undeserved praise in the prompt
     "praise": "The response carries out the instruction without a flaw.",
-    "use_l1": True,  # ablations: the detection term, and L2 of flawed and of satisfactory responses
-    "use_align_n": True,
-    "use_align_p": True,
+    "use_l1": True,  # ablations: without detection (hindsight),
+    "use_align_n": True,  # without L2 of flawed responses,
+    "use_align_p": True,  # without satisfactory ones
 }
 
 
@@ -38,14 +38,21 @@ def views(
 
     Twins form a ring: a plain token points to its judged twin, and that one to the token that
     detection compares it with, which is the plain one unless `misalign` is `fake_positive`.
+    Mode `code` averages the terms of a flawed response that are in use, `paper` adds them.
     """
     if record.satisfactory:
         return [plain(record)] if use_align_p else []
-    half = {"code": 0.5, "paper": 1.0}[mode]
+    terms = use_l1 + use_align_n
+    if not terms:
+        return []
+    weight = 1 / terms if mode == "code" else 1.0
+    judgment = need_judgment(record)
+    if not use_l1:  # nothing to detect
+        return [judged(record, judgment, weight=weight)]
     fake = misalign == "fake_positive"
     shown = [
-        plain(record, Role.FLAWED, weight=half * use_l1, twin=1),
-        judged(record, need_judgment(record), weight=half * use_align_n, twin=2 if fake else 0),
+        plain(record, Role.FLAWED, weight=weight, twin=1),
+        judged(record, judgment, weight=weight * use_align_n, twin=2 if fake else 0),
     ]
     if fake:
         shown.append(judged(record, praise, Role.PRAISED, weight=0.0, twin=0))

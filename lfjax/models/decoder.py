@@ -85,7 +85,6 @@ def rotate(x: Float[Array, "b t n h"], cos, sin) -> Float[Array, "b t n h"]:
 
 class Attention(nn.Module):
     config: ModelConfig
-    lookback: int | None
 
     @nn.compact
     def __call__(
@@ -99,9 +98,7 @@ class Attention(nn.Module):
             return constrain(y, BATCH, None, "tensor", None)
 
         q, k, v = heads("q", c.n_heads), heads("k", c.n_kv_heads), heads("v", c.n_kv_heads)
-        out = attention(
-            rotate(q, cos, sin), rotate(k, cos, sin), v, segment, lookback=self.lookback
-        )
+        out = attention(rotate(q, cos, sin), rotate(k, cos, sin), v, segment)
         out = checkpoint_name(out, "context")
         return Projection(c.d_model, name="o")(out.reshape(b, t, c.n_heads * c.head_dim))
 
@@ -119,12 +116,11 @@ class MLP(nn.Module):
 
 class Block(nn.Module):
     config: ModelConfig
-    lookback: int | None
 
     @nn.compact
     def __call__(self, x, cos, sin, segment):
         c = self.config
-        x = x + Attention(c, self.lookback, name="attn")(
+        x = x + Attention(c, name="attn")(
             RMSNorm(c.norm_eps, name="attn_norm")(x), cos, sin, segment
         )
         x = x + MLP(c, name="mlp")(RMSNorm(c.norm_eps, name="mlp_norm")(x))
@@ -137,13 +133,11 @@ class Decoder(nn.Module):
     Attributes:
       dtype: of activations and matrix products; parameters are float32.
       remat: a name of `REMAT`.
-      lookback: see `attention`.
     """
 
     config: ModelConfig
     dtype: str = "float32"
     remat: str = "none"
-    lookback: int | None = None
 
     @nn.compact
     def __call__(
@@ -176,7 +170,7 @@ class Decoder(nn.Module):
             in_axes=nn.broadcast,
             length=c.n_layers,
         )
-        x, _ = layers(c, self.lookback, name="layers")(x, cos, sin, segment)
+        x, _ = layers(c, name="layers")(x, cos, sin, segment)
         return RMSNorm(c.norm_eps, name="final_norm")(x), head
 
 

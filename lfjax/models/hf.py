@@ -46,7 +46,8 @@ class Weights:
     """The tensors of a model directory, one file or several with an index. Opened lazily, read by
     slices.
 
-    Raises: UserError if there is no safetensors file, or a file that the index names is absent.
+    Raises: UserError if there is no safetensors file, one cannot be read, or one that the index
+    names is absent.
     """
 
     def __init__(self, path: str):
@@ -55,7 +56,10 @@ class Weights:
         folder = Path(path)
         index = folder / "model.safetensors.index.json"
         if index.is_file():
-            files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            try:
+                files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            except (json.JSONDecodeError, KeyError) as error:
+                raise UserError(f"{index}: not an index of weights ({error}).") from None
         else:
             files = ["model.safetensors"]
         self.files, self.where = [], {}
@@ -150,7 +154,7 @@ def export_tensors(params, config: ModelConfig, dtype: str) -> Iterator[tuple[st
 
 
 def save_hf(
-    path: str,
+    path: str | Path,
     params,
     config: ModelConfig,
     raw: dict[str, Any],
@@ -171,7 +175,8 @@ def save_hf(
     _write_tensors(folder, export_tensors(params, config, dtype))
     raw = {k: v for k, v in raw.items() if k != "torch_dtype"} | {"dtype": dtype}
     (folder / "config.json").write_text(json.dumps(raw, indent=2) + "\n")
-    tokenizer.hf.chat_template = template
+    # Programs that render a chat template add no BOS of their own.
+    tokenizer.hf.chat_template = ("" if tokenizer.bos is None else "{{ bos_token }}") + template
     tokenizer.hf.save_pretrained(folder)
     if target.exists():
         shutil.rmtree(target)

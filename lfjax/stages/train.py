@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections import deque
 from functools import partial
 
 import jax
@@ -13,7 +14,7 @@ from lfjax.data.plan import make_plan
 from lfjax.data.rows import Rows
 from lfjax.data.templates import template_text
 from lfjax.data.tokenize import load_tokenizer, tokenizer_files
-from lfjax.errors import UserError
+from lfjax.errors import UserError, nearest
 from lfjax.losses import Total
 from lfjax.methods import get_method
 from lfjax.models.config import ModelConfig, read_hf_config
@@ -34,7 +35,7 @@ from lfjax.training.step import (
     new_state,
 )
 
-LOOKBACK_MULTIPLE = 256  # so that a few tokens more or less do not compile anew
+SPEED_STEPS = 20  # tokens/s is that of so many steps: evaluations and saves stand between some
 
 
 def inputs(config) -> dict[str, str]:
@@ -61,10 +62,7 @@ def train(stage: Stage) -> Result:
     raw = read_hf_config(source)
     config = ModelConfig.from_hf(raw, source)
     check_model(config, c, tokenizer, mesh, source)
-    lookback = max(b.encoded.longest_segment for b in (batches, heldout) if b)
-    lookback = min(c.row_tokens, -(-lookback // LOOKBACK_MULTIPLE) * LOOKBACK_MULTIPLE)
-    model = Decoder(config, c.dtype, c.remat, lookback)
-    logprobs = logprob_fn(model, chunk=c.logprob_chunk)
+    logprobs = logprob_fn(Decoder(config, c.dtype, c.remat), chunk=c.logprob_chunk)
 
     def loss_fn(params, rows):
         return method.loss(logprobs(params, rows), rows, **options)
@@ -95,6 +93,12 @@ def train(stage: Stage) -> Result:
         make_train_step(loss_fn, tx, c.micro_batches), state_shardings, rows_sharding, mesh
     )
     eval_step = jit_eval_step(loss_fn, state_shardings.params, rows_sharding, mesh)
+    if c.best:
+        known = [
+            f"heldout/{n}" for n in jax.eval_shape(eval_step, abstract.params, batches.rows(0))
+        ]
+        if c.best not in known:
+            raise UserError(f"best: unknown metric '{c.best}'. {nearest(c.best, known)}")
 
     # --- loop ---------------------------------------------------------------------------------
     start = time.monotonic() - before
@@ -184,12 +188,14 @@ def make_data(
 
 
 def check_model(config: ModelConfig, c, tokenizer, mesh, source: str) -> None:
-    """Raises: UserError where model, tokenizer, mesh and lengths do not go together."""
+    """Raises: UserError where model, tokenizer, mesh and lengths do not go together, or the export
+    could not be written."""
+    if c.export_dtype not in ("", "float32", "bfloat16", "float16"):
+        raise UserError(f"export_dtype='{c.export_dtype}': expected float32, bfloat16 or float16.")
     if tokenizer.size > config.vocab_size:
         raise UserError(
             f"{source}: the tokenizer has {tokenizer.size} tokens, the model's vocabulary "
-            f"{config.vocab_size}; "
-            "ids beyond it have no embedding. Is it this model's tokenizer?"
+            f"{config.vocab_size}; ids beyond it have no embedding. Is it this model's tokenizer?"
         )
     tensor = axis_size(mesh, "tensor")
     if config.n_kv_heads % tensor:
@@ -199,8 +205,7 @@ def check_model(config: ModelConfig, c, tokenizer, mesh, source: str) -> None:
     if c.max_tokens > config.max_positions:
         print(
             f"  note: max_tokens={c.max_tokens} is beyond the {config.max_positions} positions "
-            "that the model "
-            "was made for; longer texts are out of its experience.",
+            "that the model was made for; longer texts are out of its experience.",
             flush=True,
         )
 
@@ -253,7 +258,7 @@ class Reporter:
         self.tokens = np.cumsum(
             [sum(batches.segment_lengths(s)) for s in range(batches.plan.steps)]
         )
-        self.last_time, self.last_tokens = time.monotonic(), 0
+        self.recent: deque[tuple[float, int]] = deque(maxlen=SPEED_STEPS)
 
     def __call__(
         self, bar, step: int, metrics: dict[str, Total], scores: dict[str, float] | None = None
@@ -269,11 +274,10 @@ class Reporter:
             "tokens": tokens,
             "seconds": round(now - self.start, 3),
         }
-        if self.last_tokens:
-            values["tokens_per_second"] = (tokens - self.last_tokens) / max(
-                now - self.last_time, 1e-9
-            )
-        self.last_time, self.last_tokens = now, tokens
+        if self.recent:
+            then, before = self.recent[0]
+            values["tokens_per_second"] = (tokens - before) / max(now - then, 1e-9)
+        self.recent.append((now, tokens))
         if (
             is_due(step, self.stage.config.log_every_steps)
             or scores
@@ -294,17 +298,14 @@ class Reporter:
         ids = self.batches.record_ids(step - 1)
         good = self.checkpoints.latest()
         kept = (
-            f"The last good checkpoint is that of step {good}"
-            if good
-            else "There is no checkpoint yet"
+            f"The last good checkpoint is that of step {good}" if good else "There is no checkpoint"
         )
         raise UserError(
             f"stage '{self.stage.name}': loss {values['loss']} and gradient norm "
-            f"{values['grad_norm']} at step "
-            f"{step} are not finite; the update was not made. Its records: {', '.join(ids[:20])}"
-            f"{' …' if len(ids) > 20 else ''}. {kept} ({self.stage.folder / 'checkpoints'}). Look "
-            "at these "
-            "records, or lower optimizer.learning_rate or the method's weights."
+            f"{values['grad_norm']} at step {step} are not finite; the update was not made. "
+            f"Its records: {', '.join(ids[:20])}{' …' if len(ids) > 20 else ''}. "
+            f"{kept} ({self.stage.folder / 'checkpoints'}). "
+            "Look at these records, or lower optimizer.learning_rate or the method's weights."
         )
 
 

@@ -139,9 +139,10 @@ def test_twins_form_a_ring(misalign, turns):
     [
         ({}, 0.5, 0.5, 1.0),
         ({"mode": "paper"}, 1.0, 1.0, 1.0),
-        ({"use_l1": False}, 0.0, 0.5, 1.0),
+        ({"use_l1": False}, 0.0, 1.0, 1.0),
         ({"use_l1": False, "mode": "paper"}, 0.0, 1.0, 1.0),
-        ({"use_align_n": False}, 0.5, 0.0, 1.0),
+        ({"use_align_n": False}, 1.0, 0.0, 1.0),
+        ({"use_align_n": False, "use_l1": False}, 0.0, 0.0, 1.0),
         ({"use_align_p": False}, 0.5, 0.5, None),
         ({"misalign": "fake_positive"}, 0.5, 0.5, 1.0),
     ],
@@ -156,8 +157,9 @@ def test_switches_of_cut(options, flawed, judged, satisfactory):
     assert weights[Role.PLAIN] == pytest.approx(satisfactory or 0.0)
     assert weights[Role.PRAISED] == 0.0
     assert (rows.role == Role.PRAISED).any() == ("misalign" in options)
-    assert out.counts["not used by the method"] == (satisfactory is None)
-    assert rows.mass.sum() == len(out.units) == (2 if satisfactory is None else 3)
+    used = (2 if flawed or judged else 0) + (satisfactory is not None)
+    assert out.counts["not used by the method"] == 3 - used
+    assert rows.mass.sum() == len(out.units) == used
 
 
 @each_kind
@@ -199,7 +201,7 @@ def test_views_that_do_not_fit_a_row_are_counted():
     assert [u.record for u in out.units] == [0, 1] and not out.counts["views do not fit one row"]
     out = encoded(records, row_tokens=length - 1)
     assert [u.record for u in out.units] == [1] and out.counts["views do not fit one row"] == 1
-    assert out.longest_segment == out.lengths.tolist()[0] == out.units[0].length
+    assert out.lengths.tolist() == [out.units[0].length]
     plain = len(encoded([record()]).units[0].segments[0].ids)
     out = encoded([record("a")], max_tokens=plain - 1, row_tokens=plain)
     assert +out.counts == {"views do not fit one row": 1}  # and not as a trimmed one, too
@@ -211,13 +213,7 @@ def broken(case):
     return {
         "no token": (record("bad", response="日本"), narrow, ALPACA),
         "no response": (record("bad", response=None), "llama3", ALPACA),
-        "no judgment": (
-            record("bad", said="").__class__(
-                **{**vars(record("bad")), "feedback": (Feedback("  ", "negative"),)}
-            ),
-            "llama3",
-            ALPACA,
-        ),
+        "no judgment": (record("bad", said="  "), "llama3", ALPACA),
         "unjudged": (Record("bad", "test", (Message("user", "x"),), "y"), "llama3", ALPACA),
         "nothing before": (record("bad", prompt="", said=""), "gpt2", BARE),
         "eos inside": (record("bad", response="a </s> b"), wrap(unigram(), "unigram"), ALPACA),

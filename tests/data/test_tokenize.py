@@ -67,6 +67,17 @@ def test_text_is_cut_only_where_a_token_straddles_the_border(kind, response):
     assert cut.tolist() == [*start, *head, *tokenizer.continuation(response), tokenizer.eos]
 
 
+def test_text_is_not_cut_where_no_token_straddles_the_border():
+    """Without it a response is divided otherwise than its text is."""
+    tokenizer = tokenizer_of("llama3")
+    whole, cut = (
+        encode_supervised(tokenizer, "1", "2345", split=split)[0].tolist()[1:-1]
+        for split in (False, True)
+    )
+    assert whole == tokenizer.encode("12345")  # 1|23|45: digits are grouped by three
+    assert cut == tokenizer.encode("1") + tokenizer.encode("2345") != whole  # 1|23|4|5
+
+
 @each_kind
 @each_response
 def test_continuation_has_no_prefix_space(kind, response):

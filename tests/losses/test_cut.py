@@ -345,16 +345,34 @@ def test_toy_figure_of_the_paper():
 # --- ablations and options --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("off, expected", [("use_l1", L2 / 2), ("use_align_n", 0.8026485362 / 2)])
-def test_ablations(off, expected):
-    batch = n_alone(**{off: False})
-    total, metrics = loss_of(batch.fill(*N_PARTS), batch.rows, **{off: False})
-    np.testing.assert_allclose(total.mean, expected, **near)
-    np.testing.assert_allclose(metrics["misalign"].mean, 0.8026485362, **near)
+@pytest.mark.parametrize("mode", ["code", "paper"])
+def test_without_l1(mode):
+    """Hindsight: the judged view alone, its L2 in full."""
+    batch = Batch().add(FLAWED, 0, (10,), 3, mode=mode, use_l1=False)
+    total, metrics = loss_of(batch.fill(N_PARTS[1]), batch.rows, mode=mode, use_l1=False)
+    np.testing.assert_allclose(total.mean, L2, **near)
+    assert metrics["blamed"].weight == 0
 
 
-def test_views_without_satisfactory():
+@pytest.mark.parametrize("mode", ["code", "paper"])
+def test_without_align_n(mode):
+    """L1 in full; the judged view serves detection only."""
+    batch = n_alone(mode=mode, use_align_n=False)
+
+    def loss(logp):
+        total, metrics = loss_of(logp, batch.rows, mode=mode, use_align_n=False)
+        return total.mean, metrics
+
+    logp = batch.fill(*N_PARTS)
+    (value, metrics), grad = jax.value_and_grad(loss, has_aux=True)(logp)
+    np.testing.assert_allclose(value, 0.8026485362, **near)
+    np.testing.assert_allclose(metrics["blamed"].mean, 2 / 3, **near)
+    assert not np.asarray(grad)[batch.rows.role == Role.JUDGED].any()
+
+
+def test_what_is_left_out():
     assert cut.METHOD.views(SATISFACTORY, **options(use_align_p=False)) == []
+    assert cut.METHOD.views(FLAWED, **options(use_l1=False, use_align_n=False)) == []
     assert len(cut.METHOD.views(FLAWED, **options(use_align_p=False))) == 2
 
 

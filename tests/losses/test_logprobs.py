@@ -46,22 +46,27 @@ def value_and_grads(fn):
 
 
 @pytest.fixture(scope="module")
-def expected():
-    return value_and_grads(dense)(*inputs())
+def args():
+    return inputs()
+
+
+@pytest.fixture(scope="module")
+def expected(args):
+    return value_and_grads(dense)(*args)
 
 
 @pytest.mark.parametrize("chunk", [1, 10, 13, 1000])
-def test_equals_dense(chunk, expected):
+def test_equals_dense(chunk, args, expected):
     fn = value_and_grads(lambda *args: token_logprobs(*args, chunk=chunk))
-    assert difference(fn(*inputs()), expected) < 1e-5
+    assert difference(fn(*args), expected) < 1e-5
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_equals_dense_on_meshes(shape, expected):
+def test_equals_dense_on_meshes(shape, args, expected):
     """A chunk of 10 divides none of the local numbers of tokens."""
     fn = value_and_grads(lambda *args: token_logprobs(*args, chunk=10))
     with jax.set_mesh(mesh_of(shape)):
-        found = fn(*inputs())
+        found = fn(*args)
     assert difference(found, expected) < 1e-5
 
 
@@ -78,10 +83,10 @@ def test_large_logits():
 
 
 @pytest.mark.parametrize("shape", [None, (2, 2, 2)], ids=str)
-def test_bfloat16(shape):
+def test_bfloat16(shape, args):
     """Products of bfloat16 numbers are summed, normalised and returned in float32; gradients have
     the dtypes of what they belong to."""
-    hidden, head, targets, weight = inputs()
+    hidden, head, targets, weight = args
     fn = value_and_grads(lambda *args: token_logprobs(*args, chunk=10))
     args = hidden.astype(jnp.bfloat16), head, targets, weight
     if shape is None:

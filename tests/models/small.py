@@ -1,6 +1,7 @@
 """Small models and rows of random tokens."""
 
 from collections.abc import Sequence
+from functools import cache
 
 import jax
 import numpy as np
@@ -17,15 +18,17 @@ def small(**changed) -> ModelConfig:
     return ModelConfig(**(sizes | rest | changed))
 
 
+@cache
 def lively_params(config: ModelConfig, seed: int = 0):
     """Random parameters, larger than fresh ones, so that attention and predictions are far from
     uniform."""
-    params = jax.tree.map(lambda x: 8 * x, init_params(config, jax.random.key(seed)))
+    key = jax.random.key(seed)
+    params = jax.tree.map(lambda x: 8 * x, jax.jit(init_params, static_argnums=0)(config, key))
     noise = np.random.default_rng(seed)
     return jax.tree_util.tree_map_with_path(
-        lambda p, x: noise.uniform(0.5, 1.5, x.shape).astype(np.float32)
-        if "scale" in str(p[-1])
-        else x,
+        lambda p, x: (
+            noise.uniform(0.5, 1.5, x.shape).astype(np.float32) if "scale" in str(p[-1]) else x
+        ),
         params,
     )
 

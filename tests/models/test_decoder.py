@@ -115,9 +115,9 @@ def alone(texts, params):
     return scored(texts, [[(0, 0)]] * len(texts), 1, None, params, each=True)
 
 
-def scored(texts, places, b, t, params, *, each=False, lookback=None):
+def scored(texts, places, b, t, params, *, each=False):
     """Log-probabilities of each text's targets, wherever the text stands."""
-    logprobs = jax.jit(logprob_fn(Decoder(CONFIG, lookback=lookback), chunk=64))
+    logprobs = jax.jit(logprob_fn(Decoder(CONFIG), chunk=64))
     if each:
         rows = [laid([ids], place, b, len(ids)) for ids, place in zip(texts, places)]
         return [np.asarray(logprobs(params, r))[0, :-1] for r in rows]
@@ -133,10 +133,9 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize("lookback", [None, max(LENGTHS)])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_place_does_not_matter(layout, lookback, texts, params, alone):
-    found = scored(texts, *LAYOUTS[layout], params, lookback=lookback)
+def test_place_does_not_matter(layout, texts, params, alone):
+    found = scored(texts, *LAYOUTS[layout], params)
     for a, b in zip(found, alone):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
 
@@ -186,10 +185,9 @@ def by_definition():
     return attention_and_grads(dense_attention)
 
 
-@pytest.mark.parametrize("lookback", [None, 21, 30, 1000])
 @pytest.mark.parametrize("block", [1, 5, 16, 37, 128])
-def test_attention_equals_definition(block, lookback, by_definition):
-    found = attention_and_grads(lambda *args: attention(*args, block=block, lookback=lookback))
+def test_attention_equals_definition(block, by_definition):
+    found = attention_and_grads(lambda *args: attention(*args, block=block))
     assert difference(found, by_definition) < 1e-5
 
 

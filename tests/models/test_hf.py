@@ -1,4 +1,4 @@
-"""Hugging Face directories: bit-identical both ways, on any mesh, and errors that say what to do."""
+"""Hugging Face directories: bit-identical both ways, on any mesh; errors that say what to do."""
 
 import json
 import shutil

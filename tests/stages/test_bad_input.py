@@ -45,6 +45,8 @@ def refused(workdir, *args, **how) -> str:
         (["--config.stages.base.row_tokens=64"], "row_tokens=64 is less than max_tokens=128"),
         (["--config.data.heldout_examples=0"], "set data.heldout_examples"),
         (["--config.data.heldout_examples=999"], "has 320 records"),
+        (["--config.stages.base.best=heldout/los"], "Did you mean 'heldout/loss'?"),
+        (["--config.stages.base.export_dtype=int8"], "expected float32, bfloat16 or float16"),
         (["--config.data.source=record"], "Did you mean 'records'?"),
         (["--config.data.template=alpac"], "Did you mean 'alpaca'?"),
         (["--config.data.on_error=ignore"], "expected stop or skip"),

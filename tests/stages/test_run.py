@@ -50,6 +50,7 @@ def test_export_is_what_transformers_loads(finished):
 
     from lfjax.data.records import Message
     from lfjax.data.templates import render_prompt, template_text
+    from lfjax.data.tokenize import load_tokenizer
     from lfjax.models.decoder import Decoder
     from tests.models_of import load_model
 
@@ -57,9 +58,12 @@ def test_export_is_what_transformers_loads(finished):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     theirs = AutoModelForCausalLM.from_pretrained(folder)
     turn = [{"role": "user", "content": "Tell me about the fox."}]
-    text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-    assert text == render_prompt(template_text("alpaca"), [Message(**turn[0])])
-    ids = jnp.array([tokenizer(text)["input_ids"]])
+    ids = tokenizer.apply_chat_template(turn, add_generation_prompt=True)["input_ids"]
+    ours = load_tokenizer(folder)
+    prompt = render_prompt(template_text("alpaca"), [Message(**turn[0])])
+    assert ids == [ours.bos, *ours.encode(prompt)]
+    assert tokenizer("a</s>")["input_ids"][-1] == ours.eos != ours.encode("a</s>")[-1]
+    ids = jnp.array([ids])
     config, params = load_model(folder)
     hidden, head = Decoder(config).apply(
         {"params": params}, ids, jnp.arange(ids.shape[1])[None], jnp.ones_like(ids)

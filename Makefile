@@ -1,0 +1,31 @@
+# make demo: the main job on the shipped data. make test: all tests. Each makes its environment.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test quick lint clean
+
+demo: .venv/.core
+	$(BIN)/python -m lfjax.main --config configs/cut.py:tiny --workdir runs/demo
+
+test: .venv/.test lint
+	$(BIN)/python -m pytest -n 2
+
+quick: .venv/.test
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+lint: .venv/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.venv/.core: setup.py
+	$(PYTHON) -c "import sys; assert sys.version_info >= (3, 11), 'Python 3.11 or newer is needed'"
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+.venv/.test: .venv/.core
+	$(BIN)/pip install --quiet --editable ".[test]"
+	touch $@
+
+clean:
+	rm -rf .venv .jax_cache .pytest_cache .ruff_cache *.egg-info

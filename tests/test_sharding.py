@@ -1,0 +1,175 @@
+"""Mesh and rules: everything of a model is placed, nothing large is replicated, and misfits are
+named."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
+
+from lfjax.errors import UserError
+from lfjax.models.decoder import abstract_params
+from lfjax.sharding import (
+    AXES,
+    TRAIN_RULES,
+    axis_size,
+    constrain,
+    make_mesh,
+    path_str,
+    put,
+    tree_shardings,
+)
+from lfjax.training.optimizer import make_optimizer
+from lfjax.training.step import abstract_state, new_state
+from tests.models.small import lively_params, small
+
+SHAPE = dict(data=2, fsdp=2, tensor=2)
+
+
+# --- meshes -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "asked, sizes",
+    [
+        (dict(data=1, fsdp=-1, tensor=1), (1, 8, 1)),
+        (dict(fsdp=8), (1, 8, 1)),
+        (dict(tensor=2, data=-1), (4, 1, 2)),
+        (dict(tensor=-1, fsdp=4, data=2), (2, 4, 1)),
+        (SHAPE, (2, 2, 2)),
+    ],
+)
+def test_mesh(asked, sizes):
+    mesh = make_mesh(asked)
+    assert mesh.axis_names == AXES and tuple(mesh.shape.values()) == sizes
+    assert axis_size(mesh, ("data", "fsdp")) == sizes[0] * sizes[1]
+    assert axis_size(mesh, "tensor") == sizes[2] and axis_size(mesh, None) == 1
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        dict(),
+        dict(data=3),
+        dict(data=3, fsdp=-1),
+        dict(data=16),
+        dict(data=-1, fsdp=-1),
+        dict(data=0, fsdp=-1),
+        dict(data=-2, fsdp=-4),
+    ],
+)
+def test_mesh_that_does_not_fit(asked):
+    with pytest.raises(UserError, match=r"does not fit the 8 device\(s\) found.*multiply to 8"):
+        make_mesh(asked)
+
+
+def test_unknown_axis():
+    with pytest.raises(UserError, match=r"unknown axis \['model'\]; the axes are data, fsdp, tens"):
+        make_mesh(dict(model=8))
+
+
+# --- rules ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["untied", "tied"])
+def state(request):
+    """A model's abstract state on data 2 × fsdp 2 × tensor 2."""
+    tx = make_optimizer(
+        ConfigDict(dict(b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.1, clip_norm=1.0)),
+        optax.linear_schedule(1.0, 0.0, 10),
+    )
+    config = small(tied=request.param)
+    return config, tx, abstract_state(abstract_params(config), tx, make_mesh(SHAPE))
+
+
+def test_everything_of_a_state_is_placed(state):
+    """Kernels and tables are split over fsdp and tensor, moments exactly as their parameters."""
+    _, _, abstract = state
+    params = {path_str(p): x for p, x in jax.tree_util.tree_leaves_with_path(abstract.params)}
+    moments = jax.tree_util.tree_leaves_with_path(abstract.opt_state)
+    seen = dict.fromkeys(params, 0)
+    for path, x in moments:
+        name = path_str(path)
+        of = next((p for p in params if name.endswith(f"mu/{p}") or name.endswith(f"nu/{p}")), None)
+        if of is None:
+            assert name.endswith("count") and x.shape == ()
+        else:
+            seen[of] += 1
+            assert (x.shape, x.sharding) == (params[of].shape, params[of].sharding)
+    assert set(seen.values()) == {2}
+
+
+def test_nothing_large_is_replicated(state):
+    """What is whole on every device is a norm's scale or a counter; the rest is in quarters."""
+    config, _, abstract = state
+    for path, x in jax.tree_util.tree_leaves_with_path(abstract):
+        whole, part = np.prod(x.shape), np.prod(x.sharding.shard_shape(x.shape))
+        if x.ndim < 2 or "norm" in path_str(path):
+            assert whole <= config.n_layers * config.d_model, path_str(path)
+        else:
+            assert part == whole / 4, path_str(path)
+
+
+def test_state_is_born_on_its_shards(state):
+    config, tx, abstract = state
+    shardings = jax.tree.map(lambda s: s.sharding, abstract)
+    params = jax.tree.map(jax.device_put, lively_params(config), shardings.params)
+    born = new_state(params, tx, shardings)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), born) == jax.tree.map(
+        lambda x: (x.shape, x.dtype, x.sharding), abstract
+    )
+
+
+def test_every_rule_is_used(state):
+    _, _, abstract = state
+    names = [path_str(p) for p, _ in jax.tree_util.tree_leaves_with_path(abstract)]
+    for rule in TRAIN_RULES:
+        before = TRAIN_RULES[: TRAIN_RULES.index(rule)]
+        mesh, leaf = make_mesh(SHAPE), jax.ShapeDtypeStruct((), np.float32)
+        left = [n for n in names if not any(matches(n, r, mesh, leaf) for r in before)]
+        assert any(matches(n, rule, mesh, leaf) for n in left), rule
+
+
+def matches(name, rule, mesh, leaf) -> bool:
+    try:
+        tree_shardings({name: leaf}, mesh, [rule])
+    except UserError:
+        return False
+    return True
+
+
+def test_unmatched_parameter():
+    tree = {"layers": {"attn": {"gate": {"bias": jax.ShapeDtypeStruct((2, 8), np.float32)}}}}
+    with pytest.raises(UserError, match=r"no rule matches .*'layers/attn/gate/bias' \(2, 8\)"):
+        tree_shardings(tree, make_mesh(SHAPE))
+
+
+def test_first_match_wins():
+    tree = {"a": jax.ShapeDtypeStruct((8,), np.float32)}
+    found = tree_shardings(tree, make_mesh(SHAPE), [("a$", P("fsdp")), ("a", P("data"))])
+    assert found["a"].spec == P("fsdp")
+
+
+def test_indivisible():
+    with pytest.raises(UserError) as error:
+        tree_shardings(abstract_params(small(vocab_size=90)), make_mesh(dict(tensor=4, data=2)))
+    assert "'embed/embedding' (90, 32) has a dimension of 90" in str(error.value)
+    assert "4 parts (mesh axis tensor) do not divide" in str(error.value)
+
+
+# --- placement --------------------------------------------------------------------------------
+
+
+def test_put():
+    """Numbers arrive as they were, rows over data and fsdp."""
+    host = {"x": np.arange(32.0, dtype=np.float32).reshape(8, 4), "y": np.arange(4)}
+    found = put(host, make_mesh(SHAPE), P(("data", "fsdp")))
+    for name, x in host.items():
+        assert np.array_equal(found[name], x)
+        assert found[name].sharding.shard_shape(x.shape)[0] == len(x) // 4
+
+
+def test_constrain_outside_of_a_mesh():
+    x = jax.numpy.ones((3, 5))
+    assert constrain(x, "tensor", None) is x
