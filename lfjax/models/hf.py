@@ -176,7 +176,8 @@ def save_hf(
     raw = {k: v for k, v in raw.items() if k != "torch_dtype"} | {"dtype": dtype}
     (folder / "config.json").write_text(json.dumps(raw, indent=2) + "\n")
     # Programs that render a chat template add no BOS of their own.
-    tokenizer.hf.chat_template = ("" if tokenizer.bos is None else "{{ bos_token }}") + template
+    adds_bos = tokenizer.bos is not None and "bos_token" not in template
+    tokenizer.hf.chat_template = ("{{ bos_token }}" if adds_bos else "") + template
     tokenizer.hf.save_pretrained(folder)
     if target.exists():
         shutil.rmtree(target)
