@@ -27,22 +27,27 @@ DEVICES = flags.DEFINE_integer(
 
 
 def main(argv) -> None:
+    start(argv)
+    if CONFIG.value is None or WORKDIR.value is None:
+        raise UserError(
+            "both --config FILE and --workdir DIR are needed. Example: "
+            + __doc__.split("\n")[2].strip()
+        )
+    from lfjax.stages.run import run_recipe
+
+    run_recipe(CONFIG.value, WORKDIR.value, tuple(RERUN.value))
+
+
+def start(argv) -> None:
+    """What every door does first: refuse stray arguments, quieten logs, simulate devices."""
     import jax
 
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # Orbax tells every file at INFO
     if len(argv) > 1:
         raise UserError(f"unexpected argument '{argv[1]}'; flags begin with --.")
-    if CONFIG.value is None or WORKDIR.value is None:
-        raise UserError(
-            "both --config FILE and --workdir DIR are needed. Example: "
-            + __doc__.split("\n")[2].strip()
-        )
     if DEVICES.value:
         jax.config.update("jax_num_cpu_devices", DEVICES.value)
-    from lfjax.stages.run import run_recipe
-
-    run_recipe(CONFIG.value, WORKDIR.value, tuple(RERUN.value))
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -81,12 +86,14 @@ def _unknown_key(argv: list[str], spec: str) -> str | None:
     return None
 
 
-def run() -> None:
-    """The door: a UserError ends the program with its message alone and status 2."""
+def run(door=main) -> None:
+    """Open a door: a UserError ends the program with its message alone and status 2."""
     try:
-        app.run(main, flags_parser=parse_flags)
+        app.run(door, flags_parser=parse_flags)
     except UserError as error:
-        print(f"lfjax: {error}", file=sys.stderr)
+        from lfjax.data.load import safe  # a message may quote a record
+
+        print(f"lfjax: {safe(str(error), lines=True)}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -35,14 +35,25 @@ def base(*, source: str, path: str | None = None, model_path: str | None = None)
             "data": {
                 "path": placeholder(str) if path is None else path,
                 "source": source,
-                "options": dict(SOURCES[source][1]),
-                "template": "alpaca",  # a shipped one, or the path of a .jinja file
+                "options": source_options(source),
+                "template": "alpaca",  # or tulu, own (the model's), or the path of a .jinja file
                 "downsample": -1.0,  # satisfactory records kept per flawed one; negative keeps all
                 "heldout_examples": 0,  # records kept out of training and evaluated on
                 "on_error": "stop",  # or skip: count a malformed record and go on
             },
         }
     )
+
+
+def source_options(source: str) -> dict[str, Any]:
+    """The options of all sources, so that another source can be chosen on the command line; those
+    that `source` does not have are unset."""
+    options = {
+        name: placeholder(type(value))
+        for _, defaults in SOURCES.values()
+        for name, value in defaults.items()
+    }
+    return options | SOURCES[source][1]
 
 
 def train(method: str, *, data: ConfigDict, init: ConfigDict | str, **settings: Any) -> ConfigDict:
@@ -52,7 +63,8 @@ def train(method: str, *, data: ConfigDict, init: ConfigDict | str, **settings: 
       method: name of a method.
       data: the recipe's data block.
       init: the recipe's model block, or the name of an earlier stage whose model it starts from.
-      **settings: any of the values below, or any option of the method.
+      **settings: any of the values below, or any option of the method; for a group (`lora`) a
+        dict of some of its values.
 
     Raises: UserError for a setting that is neither.
     """
@@ -77,6 +89,14 @@ def train(method: str, *, data: ConfigDict, init: ConfigDict | str, **settings: 
             "total_steps": 0,
             "total_epochs": 1.0,
             "total_examples": 0,
+            "lora": {
+                "rank": 0,  # of adapters; 0 trains all parameters
+                "alpha": 16.0,  # adapters are scaled by alpha / rank
+                "dropout": 0.0,
+                "pattern": "mlp/",  # of projections: attn/q, k, v, o and mlp/gate, up, down
+                "adapter": "",  # a peft directory to start from; its settings replace these
+                "base_dtype": "float32",  # of the frozen parameters, or bfloat16
+            },
             "optimizer": {
                 "learning_rate": 1e-5,
                 "warmup_steps": 0,
@@ -94,6 +114,11 @@ def train(method: str, *, data: ConfigDict, init: ConfigDict | str, **settings: 
             "eval_steps": 0,
             "eval_epochs": 0.0,
             "eval_examples": 0,
+            # pages that show which words a judgment blamed (cut); one is always made at the end
+            "blame_steps": 0,
+            "blame_epochs": 0.0,
+            "blame_examples": 0,
+            "blame_records": 32,  # at most, of the held-out ones if there are any; 0 for no pages
             "best": "",  # e.g. heldout/loss: keep and export the checkpoint where it is lowest
             "save_steps": 100,
             "save_epochs": 0.0,
@@ -109,7 +134,10 @@ def train(method: str, *, data: ConfigDict, init: ConfigDict | str, **settings: 
         if place is None:
             known = [*c, *c.options, *c.optimizer]
             raise UserError(f"train('{method}'): unknown setting '{name}'. {nearest(name, known)}")
-        place[name] = value
+        if isinstance(place[name], ConfigDict) and not isinstance(value, ConfigDict):
+            place[name].update(value)
+        else:
+            place[name] = value
     return c
 
 

@@ -25,6 +25,11 @@ TRAIN_RULES = (
     (r"(embed|head)/embedding$", P("tensor", "fsdp")),
     (r"layers/.*/(q|k|v|gate|up)/kernel$", P(None, "fsdp", "tensor")),
     (r"layers/.*/(o|down)/kernel$", P(None, "tensor", "fsdp")),
+    (r"layers/attn/[qkv]_bias$", P(None, "tensor")),
+    (r"layers/.*/(q|k|v|gate|up)/a$", P(None, "fsdp", None)),  # adapters: [layers, in, rank]
+    (r"layers/.*/(q|k|v|gate|up)/b$", P(None, None, "tensor")),
+    (r"layers/.*/(o|down)/a$", P(None, "tensor", None)),
+    (r"layers/.*/(o|down)/b$", P(None, None, "fsdp")),
     (r"norm/scale$", P()),
     (r"(^|/)(step|count)$", P()),
 )

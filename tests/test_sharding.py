@@ -1,6 +1,8 @@
 """Mesh and rules: everything of a model is placed, nothing large is replicated, and misfits are
 named."""
 
+import re
+
 import jax
 import numpy as np
 import optax
@@ -9,7 +11,8 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from lfjax.errors import UserError
-from lfjax.models.decoder import abstract_params
+from lfjax.models.decoder import abstract_lora, abstract_params
+from lfjax.models.lora import LoraConfig
 from lfjax.sharding import (
     AXES,
     TRAIN_RULES,
@@ -72,14 +75,17 @@ def test_unknown_axis():
 # --- rules ------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["untied", "tied"])
+MODELS = {"untied": small(), "tied": small(tied=True), "biased": small(qkv_bias=True)}
+
+
+@pytest.fixture(scope="module", params=MODELS)
 def state(request):
     """A model's abstract state on data 2 × fsdp 2 × tensor 2."""
     tx = make_optimizer(
         ConfigDict(dict(b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.1, clip_norm=1.0)),
         optax.linear_schedule(1.0, 0.0, 10),
     )
-    config = small(tied=request.param)
+    config = MODELS[request.param]
     return config, tx, abstract_state(abstract_params(config), tx, make_mesh(SHAPE))
 
 
@@ -101,11 +107,11 @@ def test_everything_of_a_state_is_placed(state):
 
 
 def test_nothing_large_is_replicated(state):
-    """What is whole on every device is a norm's scale or a counter; the rest is in quarters."""
+    """What is not in quarters is a norm's scale, a bias or a counter."""
     config, _, abstract = state
     for path, x in jax.tree_util.tree_leaves_with_path(abstract):
         whole, part = np.prod(x.shape), np.prod(x.sharding.shard_shape(x.shape))
-        if x.ndim < 2 or "norm" in path_str(path):
+        if x.ndim < 2 or re.search("norm|bias", path_str(path)):
             assert whole <= config.n_layers * config.d_model, path_str(path)
         else:
             assert part == whole / 4, path_str(path)
@@ -121,22 +127,16 @@ def test_state_is_born_on_its_shards(state):
     )
 
 
-def test_every_rule_is_used(state):
-    _, _, abstract = state
-    names = [path_str(p) for p, _ in jax.tree_util.tree_leaves_with_path(abstract)]
+def test_every_rule_is_needed():
+    """Without it, something of a model with biases and adapters has no place."""
+    params = abstract_params(MODELS["biased"])
+    lora = abstract_lora(MODELS["biased"], LoraConfig(4, 8.0, pattern="."))
+    tree = {"params": params, "lora": lora, "step": jax.ShapeDtypeStruct((), np.int32)}
+    mesh = make_mesh(SHAPE)
+    tree_shardings(tree, mesh)
     for rule in TRAIN_RULES:
-        before = TRAIN_RULES[: TRAIN_RULES.index(rule)]
-        mesh, leaf = make_mesh(SHAPE), jax.ShapeDtypeStruct((), np.float32)
-        left = [n for n in names if not any(matches(n, r, mesh, leaf) for r in before)]
-        assert any(matches(n, rule, mesh, leaf) for n in left), rule
-
-
-def matches(name, rule, mesh, leaf) -> bool:
-    try:
-        tree_shardings({name: leaf}, mesh, [rule])
-    except UserError:
-        return False
-    return True
+        with pytest.raises(UserError, match="no rule matches"):
+            tree_shardings(tree, mesh, [r for r in TRAIN_RULES if r is not rule])
 
 
 def test_unmatched_parameter():

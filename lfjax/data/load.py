@@ -2,6 +2,7 @@
 rows of any step."""
 
 import random
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 
@@ -11,7 +12,13 @@ from lfjax.data.plan import Plan, density, rows_of
 from lfjax.data.records import Record
 from lfjax.data.rows import Encoded, Rows, encode_records
 from lfjax.data.sources import Loaded, load
+from lfjax.data.templates import speaking
+from lfjax.data.tokenize import Tokenizer
 from lfjax.errors import UserError
+
+# Besides control characters: format characters (they can reorder a line), lone surrogates, private
+# use, and separators that a terminal may take for a line break.
+UNSAFE = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
 
 
 @dataclass(frozen=True)
@@ -39,13 +46,14 @@ class Batches:
 
 def load_records(data, path: str, seed: int) -> tuple[Loaded, list[Record]]:
     """The records of a data block, those kept out apart. The same seed keeps out the same ones.
+    Options that are None are those that nobody set: the source has its own defaults.
 
     Raises: UserError if more are to be kept out than there are, less one.
     """
     loaded = load(
         path,
         data.source,
-        options=data.options.to_dict(),
+        options={k: v for k, v in data.options.to_dict().items() if v is not None},
         downsample=data.downsample,
         seed=seed,
         on_error=data.on_error,
@@ -102,8 +110,29 @@ def describe(loaded: Loaded, batches: Batches) -> list[str]:
         f"rows of {plan.row_tokens} tokens, {' or '.join(map(str, plan.shapes))} a step, "
         f"{density(plan, lengths):.0%} full",
     ]
-    lines += [f"malformed, left out: {message}" for message in bad[:3]]
+    lines += [f"malformed, left out: {safe(message)}" for message in bad[:3]]
     return lines + ([f"malformed, left out: {len(bad) - 3} more"] if len(bad) > 3 else [])
+
+
+def eos_share(encoded: Encoded, tokenizer: Tokenizer, template: str) -> float:
+    """Share of the responses that are learned whose end is learned too, the token that the template
+    ends an answer with: a model that was never taught to end does not."""
+    eos = speaking(tokenizer, template).eos
+    learned = [s for unit in encoded.units for s in unit.segments if s.weight > 0]
+    ended = sum(s.ids[-1] == eos and s.first < len(s.ids) for s in learned)
+    return float(ended / max(len(learned), 1))
+
+
+def safe(text: str, *, lines: bool = False) -> str:
+    """The text with everything that could command a terminal written as an escape; `lines` keeps
+    line breaks."""
+
+    def one(character):
+        if (lines and character == "\n") or unicodedata.category(character) not in UNSAFE:
+            return character
+        return character.encode("unicode_escape").decode("ascii")
+
+    return "".join(map(one, text))
 
 
 def told(counts: Counter) -> str:

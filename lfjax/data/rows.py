@@ -6,20 +6,22 @@ placed in one row, so that twins can find each other.
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import no_type_check
 
 import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int
 
 from lfjax.data.records import Record, RecordError
-from lfjax.data.templates import render_prompt
+from lfjax.data.templates import render_prompt, speaking
 from lfjax.data.tokenize import Tokenizer, encode_supervised
 from lfjax.data.views import View
 
 Numbers = Array | np.ndarray  # numpy on the host, jax on devices
 
 
+@no_type_check  # tree.map also fills it with shardings and micro-batches
 @struct.dataclass
 class Rows:
     """A batch. Everything that describes a target stands at the position that predicts it.
@@ -61,13 +63,14 @@ class Rows:
 
 @dataclass(frozen=True)
 class Segment:
-    """One view in tokens; the targets are ids[first:]."""
+    """One view in tokens; the targets are ids[first:]. `trimmed` prompt tokens were cut off."""
 
     ids: Int[np.ndarray, "n"]
     first: int
     role: int
     weight: float
     twin: int | None
+    trimmed: int = 0
 
 
 @dataclass(frozen=True)
@@ -85,10 +88,11 @@ class Unit:
 @dataclass
 class Encoded:
     """Units with the story of their making. `counts` says how many records were dropped or trimmed,
-    and why."""
+    and why; `left_out` names the reason for the index of each record that was dropped."""
 
     units: list[Unit]
     counts: Counter = field(default_factory=Counter)
+    left_out: dict[int, str] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
 
     @property
@@ -109,7 +113,8 @@ def encode_records(
 ) -> Encoded:
     """Records to units.
 
-    A segment longer than `max_tokens` loses prompt tokens at its start after BOS, then its
+    A response ends with the token that the template ends an answer with (`templates.speaking`). A
+    segment longer than `max_tokens` loses prompt tokens at its start after BOS, then its
     judgment, never its response (`overlong = trim_prompt`). A record whose response does not fit by
     itself, or whose segments do not fit one row of `row_tokens` together, is dropped and counted.
 
@@ -117,6 +122,7 @@ def encode_records(
     unless `on_error` is `skip`.
     """
     out = Encoded([])
+    tokenizer = speaking(tokenizer, template)
     for index, record in enumerate(records):
         try:
             shown = views(record)
@@ -127,11 +133,13 @@ def encode_records(
                     f"{error} (data.on_error=skip would leave it out and count it.)"
                 ) from None
             out.skipped.append(str(error))
+            out.left_out[index] = "malformed"
             continue
         if unit is not None and unit.length > row_tokens:
             unit, reason = None, "views do not fit one row"
         if unit is None:
             out.counts[reason] += 1
+            out.left_out[index] = reason
         else:
             out.units.append(unit)
             out.counts["prompt trimmed"] += trimmed
@@ -168,7 +176,7 @@ def _encode(
 def _segments(shown: list[View], tokenizer, template, split=False) -> list[Segment]:
     out = []
     for view in shown:
-        prompt = render_prompt(template, view.prompt, view.judgment)
+        prompt = render_prompt(template, view.prompt, view.judgment, tokenizer=tokenizer)
         ids, first = encode_supervised(tokenizer, prompt, view.response, split=split)
         out.append(Segment(ids, first, int(view.role), view.weight, view.twin))
     return out
@@ -186,7 +194,7 @@ def _trim(segment: Segment, max_tokens: int, has_bos: bool) -> Segment | None:
     if excess > segment.first - max(start, 1):
         return None
     ids = np.concatenate([segment.ids[:start], segment.ids[start + excess :]])
-    return Segment(ids, segment.first - excess, segment.role, segment.weight, segment.twin)
+    return replace(segment, ids=ids, first=segment.first - excess, trimmed=excess)
 
 
 def shift(ids: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:

@@ -5,9 +5,16 @@ SentencePiece-style tokenizers put a space in front of whatever they encode, so 
 and response apart and joining them gives ids that the text does not have. Here the whole text is
 encoded; only where a token would straddle the border of the supervised span is the text split
 there.
+
+A template may write the names of special tokens (`<|im_end|>`), and a message may quote them. Only
+the template's become special ids: what is quoted is marked before it is put into a template
+(`Tokenizer.plain`), and read as plain text (`Tokenizer.encode_rendered`).
 """
 
+import copy
+import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +25,10 @@ from lfjax.errors import UserError
 # Text to put before a continuation, so that it is encoded as the inside of a text; the first that
 # stays a token of its own is used.
 ANCHORS = ("\n", ":", ".", "a", "0")
+
+# Stands between the characters of a special token's quoted name. Unicode promises never to make a
+# character of it.
+MARK = "\ufdd0"
 
 
 @dataclass(frozen=True)
@@ -41,6 +52,38 @@ class Tokenizer:
         text."""
         return self.hf.backend_tokenizer.encode(text, add_special_tokens=False).ids
 
+    def plain(self, text: str) -> str:
+        """The text with names of special tokens marked, to be put into a template."""
+        names = _names(self.hf)
+        return names.sub(lambda m: MARK.join(m[0]), text) if names else text
+
+    def encode_rendered(self, text: str) -> list[int]:
+        """Ids of a rendered template without BOS and EOS: names of special tokens are their ids,
+        marked ones are plain text.
+
+        Where nothing is marked these are the ids that transformers gives to the rendered text.
+        """
+        names, marked = _names(self.hf), _marked(self.hf)
+        if names is None or not names.search(text):
+            return self.encode(_unmarked(text, marked))
+        if not marked.search(text):
+            return _parser(self.hf).encode(text, add_special_tokens=False).ids
+        first, *rest = re.split(f"({names.pattern})", text)
+        ids = self.encode(_unmarked(first, marked)) if first else []
+        for name, after in zip(rest[::2], rest[1::2]):
+            ids += self._after(name, after, marked)
+        return ids
+
+    def _after(self, name: str, text: str, marked) -> list[int]:
+        """Ids of a special token and of the text, perhaps with marks, that follows it."""
+        parse = _parser(self.hf)
+        if not marked.search(text):
+            return parse.encode(name + text, add_special_tokens=False).ids
+        # Some tokenizers put a space before a text that follows a special token, some do not.
+        token, *probe = parse.encode(f"{name}a", add_special_tokens=False).ids
+        text = _unmarked(text, marked)
+        return [token, *(self.encode if probe == self.encode("a") else self.continuation)(text)]
+
     def continuation(self, text: str) -> list[int]:
         """Ids of a text that follows another one: no token for a start of text, no prefix space."""
         for anchor in ANCHORS:
@@ -52,6 +95,35 @@ class Tokenizer:
 
     def decode(self, ids) -> str:
         return self.hf.decode(list(map(int, ids)), skip_special_tokens=True)
+
+
+@lru_cache(maxsize=8)
+def _parser(hf):
+    """A copy of the backend that reads names of special tokens as these tokens. The backend itself
+    is not switched to and fro: another thread may be encoding a user's text with it."""
+    backend = copy.deepcopy(hf.backend_tokenizer)
+    backend.encode_special_tokens = False
+    return backend
+
+
+@lru_cache(maxsize=8)
+def _names(hf) -> re.Pattern | None:
+    """Any special token's name, the longest first; None where there are none."""
+    added = hf.backend_tokenizer.get_added_tokens_decoder().values()
+    names = sorted((t.content for t in added if t.special), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, names))) if names else None
+
+
+@lru_cache(maxsize=8)
+def _marked(hf) -> re.Pattern | None:
+    """Any special token's name, marked."""
+    added = hf.backend_tokenizer.get_added_tokens_decoder().values()
+    names = sorted((MARK.join(t.content) for t in added if t.special), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, names))) if names else None
+
+
+def _unmarked(text: str, marked: re.Pattern | None) -> str:
+    return marked.sub(lambda m: m[0].replace(MARK, ""), text) if marked else text
 
 
 def load_tokenizer(path: str) -> Tokenizer:
@@ -102,12 +174,13 @@ def encode_supervised(
 ) -> tuple[Int[np.ndarray, "n"], int]:
     """Ids of BOS + prompt + response + EOS, and the index of the first supervised token.
 
-    The prompt's ids are those that the prompt has alone, as at inference. `split` cuts the text at
-    the border even where no token straddles it.
+    The prompt is a rendered template (`render_prompt`), the response plain text. The prompt's ids
+    are those that it has alone, as at inference. `split` cuts the text at the border even where no
+    token straddles it.
     """
     start = [] if tokenizer.bos is None else [tokenizer.bos]
-    head = tokenizer.encode(prompt)
-    whole = [] if split else tokenizer.encode(prompt + response)
+    head = tokenizer.encode_rendered(prompt)
+    whole = [] if split else tokenizer.encode_rendered(prompt + tokenizer.plain(response))
     if split or whole[: len(head)] != head:
         whole = head + tokenizer.continuation(response)
     return np.asarray([*start, *whole, tokenizer.eos], np.int32), len(start) + len(head)

@@ -1,4 +1,10 @@
-"""Views: which text a method shows the model, and which part of it carries loss."""
+"""Views: which text a method shows the model, and which part of it carries loss.
+
+A view that works on a response shows it as what it was, the assistant's turn, and asks for more in
+a user's turn after it (`CRITIQUE_REQUEST`, `REFINE_REQUEST`): every chat template can render that,
+and a model is asked for a critique as a person would ask for it. Only `judged` needs a place of its
+own in the template, because there the judgment comes before the response.
+"""
 
 from dataclasses import dataclass
 from enum import IntEnum
@@ -14,6 +20,17 @@ class Role(IntEnum):
     JUDGED = 2  # flawed response after prompt and judgment
     FLAWED = 3  # the same flawed response after its prompt alone
     PRAISED = 4  # the same flawed response after its prompt and a judgment that it does not deserve
+    CRITIQUE = 5  # what is said of a response, after prompt, response and the request for it
+    REFINED = 6  # the improved response after prompt, response, judgment and the request for it
+    CHOSEN = 7  # the better response of a pair after its prompt
+    REJECTED = 8  # the worse one
+
+
+CRITIQUE_REQUEST = "Judge your last answer. Name each fault that it has, or say that it has none."
+REFINE_REQUEST = (
+    "Your last answer was judged as follows.\n\n{judgment}\n\nWrite the answer again, so that "
+    "nothing of this is left to criticize. Give nothing but the new answer."
+)
 
 
 @dataclass(frozen=True)
@@ -53,6 +70,73 @@ def judged(
     return View(role, record.prompt, need_response(record), judgment, weight, twin)
 
 
+def critique(
+    record: Record, role: Role = Role.CRITIQUE, *, weight: float = 1.0, twin: int | None = None
+) -> View:
+    """x, y → j: what was said of the response, praise included."""
+    shown = after_response(record, CRITIQUE_REQUEST)
+    return View(role, shown, need_critique(record), None, weight, twin)
+
+
+def refine(
+    record: Record, role: Role = Role.REFINED, *, weight: float = 1.0, twin: int | None = None
+) -> View:
+    """x, y, j → y′."""
+    shown = after_response(record, refine_request(need_judgment(record)))
+    return View(role, shown, need_refinement(record), None, weight, twin)
+
+
+def pair(record: Record, *, weights: tuple[float, float] = (1.0, 1.0)) -> list[View]:
+    """x, y⁺, y⁻: two plain views, the chosen response first. None for a record whose responses are
+    all equally good, which says nothing of a preference."""
+    texts = best_and_worst(record)
+    roles = (Role.CHOSEN, Role.REJECTED)
+    return [View(*v) for v in zip(roles, (record.prompt,) * 2, texts, (None,) * 2, weights)]
+
+
+def after_response(record: Record, request: str) -> tuple[Message, ...]:
+    """The conversation with the response as the assistant's turn and a request about it. Raises:
+    RecordError where there is no response."""
+    turns = Message("assistant", need_response(record)), Message("user", request)
+    return (*record.prompt, *turns)
+
+
+def refine_request(judgment: str) -> str:
+    """The user's turn that asks for a better response, given what is said of the last one."""
+    return REFINE_REQUEST.replace("{judgment}", judgment)
+
+
+def best_and_worst(record: Record) -> tuple[str, str] | tuple[()]:
+    """(better text, worse text) of a record, or nothing where it prefers neither.
+
+    The first of these that the record has: a candidate marked as preferred and one marked as not;
+    the candidates of the highest and the lowest score; the refinement over the response.
+
+    Raises: RecordError where it has none of them.
+    """
+    marked = {p: [c.text for c in record.candidates if c.preferred is p] for p in (True, False)}
+    scored = [(c.score, c.text) for c in record.candidates if c.score is not None]
+    if marked[True] and marked[False]:
+        better, worse = marked[True][0], marked[False][0]
+    elif len(scored) > 1:
+        (high, better), (low, worse) = max(scored, key=_score), min(scored, key=_score)
+        if high == low:
+            return ()
+    elif record.refinement and record.response:
+        better, worse = record.refinement, record.response
+    else:
+        raise RecordError(
+            f"record '{record.id}' of {record.source}: holds no preference; this method needs "
+            "candidates marked 'preferred' true and false, two scored candidates, or a response "
+            "with a refinement."
+        )
+    return (better, worse) if better.strip() != worse.strip() else ()
+
+
+def _score(candidate: tuple[float, str]) -> float:
+    return candidate[0]
+
+
 def need_response(record: Record) -> str:
     """The response. Raises: RecordError where there is none."""
     if not record.response:
@@ -73,3 +157,23 @@ def need_judgment(record: Record) -> str:
             "that is not satisfactory."
         )
     return "\n".join(texts)
+
+
+def need_critique(record: Record) -> str:
+    """The texts of all feedback, one a line. Raises: RecordError where there is no text."""
+    texts = [f.text.strip() for f in record.feedback if f.text.strip()]
+    if not texts:
+        raise RecordError(
+            f"record '{record.id}' of {record.source}: nobody said anything of the response; this "
+            "method needs a feedback with a text."
+        )
+    return "\n".join(texts)
+
+
+def need_refinement(record: Record) -> str:
+    """The improved response. Raises: RecordError where there is none."""
+    if not record.refinement or not record.refinement.strip():
+        raise RecordError(
+            f"record '{record.id}' of {record.source}: has no refinement; this method needs one."
+        )
+    return record.refinement

@@ -27,6 +27,7 @@ def token_logprobs(
     targets: Int[Array, "b t"],
     *,
     chunk: int = CHUNK,
+    softcap: float | None = None,
 ) -> Float[Array, "b t"]:
     """log softmax(hidden · headᵀ)[target] in float32.
 
@@ -35,22 +36,22 @@ def token_logprobs(
       head: output embedding.
       targets: the token that each position predicts, in [0, v).
       chunk: tokens whose logits exist at once, per device.
+      softcap: c, where logits are c·tanh(hidden · headᵀ / c).
     """
     mesh = jax.sharding.get_abstract_mesh()
-    return _logprobs(hidden, head, targets, chunk, None if mesh.empty else mesh)
+    return _logprobs(hidden, head, targets, chunk, softcap, None if mesh.empty else mesh)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _logprobs(hidden, head, targets, chunk, mesh):
-    return _forward(hidden, head, targets, chunk, mesh)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def _logprobs(hidden, head, targets, chunk, softcap, mesh):
+    return _forward(hidden, head, targets, chunk, softcap, mesh)[0]
 
 
-def _forward(hidden, head, targets, chunk, mesh):
+def _forward(hidden, head, targets, chunk, softcap, mesh):
     def local(hidden, head, targets):
         head = _gathered(head, hidden.dtype, mesh)
-        logp, lse = _scan_forward(
-            hidden.reshape(-1, hidden.shape[-1]), head, targets.reshape(-1), chunk, mesh
-        )
+        flat = hidden.reshape(-1, hidden.shape[-1])
+        logp, lse = _scan_forward(flat, head, targets.reshape(-1), chunk, softcap, mesh)
         return logp.reshape(targets.shape), lse.reshape(targets.shape)
 
     if mesh is not None:
@@ -61,15 +62,14 @@ def _forward(hidden, head, targets, chunk, mesh):
     return logp, (hidden, head, targets, lse)
 
 
-def _backward(chunk, mesh, saved, g):
+def _backward(chunk, softcap, mesh, saved, g):
     hidden, head, targets, lse = saved
 
     def local(hidden, head, targets, lse, g):
         full = _gathered(head, hidden.dtype, mesh)
         flat = hidden.reshape(-1, hidden.shape[-1])
-        d_hidden, d_head = _scan_backward(
-            flat, full, targets.reshape(-1), lse.reshape(-1), g.reshape(-1), chunk, mesh
-        )
+        columns = (x.reshape(-1) for x in (targets, lse, g))
+        d_hidden, d_head = _scan_backward(flat, full, *columns, chunk, softcap, mesh)
         if mesh is not None:
             d_hidden = lax.psum(d_hidden, "tensor")
             d_head = lax.psum_scatter(d_head, "fsdp", scatter_dimension=1, tiled=True)
@@ -103,8 +103,9 @@ def _chunks(chunk: int, *arrays):
     )
 
 
-def _logits(hidden_cd, head_vd):
-    return jnp.einsum("cd,vd->cv", hidden_cd, head_vd, preferred_element_type=jnp.float32)
+def _logits(hidden_cd, head_vd, softcap):
+    logits = jnp.einsum("cd,vd->cv", hidden_cd, head_vd, preferred_element_type=jnp.float32)
+    return logits if softcap is None else softcap * jnp.tanh(logits / softcap)
 
 
 def _local_targets(targets_c, head_vd, mesh):
@@ -113,10 +114,10 @@ def _local_targets(targets_c, head_vd, mesh):
     return targets_c if mesh is None else targets_c - lax.axis_index("tensor") * head_vd.shape[0]
 
 
-def _scan_forward(hidden_nd, head_vd, targets_n, chunk, mesh):
+def _scan_forward(hidden_nd, head_vd, targets_n, chunk, softcap, mesh):
     def body(_, xs):
         hidden_cd, targets_c = xs
-        logits = _logits(hidden_cd, head_vd)
+        logits = _logits(hidden_cd, head_vd, softcap)
         index = _local_targets(targets_c, head_vd, mesh)
         here = (index >= 0) & (index < head_vd.shape[0])
         picked = jnp.take_along_axis(logits, jnp.where(here, index, 0)[:, None], axis=1)[:, 0]
@@ -135,7 +136,7 @@ def _scan_forward(hidden_nd, head_vd, targets_n, chunk, mesh):
     return logp.reshape(-1)[:n], lse.reshape(-1)[:n]
 
 
-def _scan_backward(hidden_nd, head_vd, targets_n, lse_n, g_n, chunk, mesh):
+def _scan_backward(hidden_nd, head_vd, targets_n, lse_n, g_n, chunk, softcap, mesh):
     def body(d_head, xs):
         hidden_cd, targets_c, lse_c, g_c = xs
         index = _local_targets(targets_c, head_vd, mesh)
@@ -143,8 +144,11 @@ def _scan_backward(hidden_nd, head_vd, targets_n, lse_n, g_n, chunk, mesh):
         # are combined before the cast, because their difference is small where the model is
         # confident.
         is_target = jnp.arange(head_vd.shape[0])[None] == index[:, None]
-        p = jnp.exp(_logits(hidden_cd, head_vd) - lse_c[:, None])
-        d_logits = (g_c[:, None] * (is_target - p)).astype(hidden_cd.dtype)
+        logits = _logits(hidden_cd, head_vd, softcap)
+        d_logits = g_c[:, None] * (is_target - jnp.exp(logits - lse_c[:, None]))
+        if softcap is not None:
+            d_logits *= 1 - jnp.square(logits / softcap)
+        d_logits = d_logits.astype(hidden_cd.dtype)
         d_hidden = jnp.einsum("cv,vd->cd", d_logits, head_vd, preferred_element_type=jnp.float32)
         d_head += jnp.einsum("cv,cd->vd", d_logits, hidden_cd, preferred_element_type=jnp.float32)
         return d_head, d_hidden

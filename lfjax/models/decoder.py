@@ -1,7 +1,7 @@
 """The decoder: RMSNorm, rotary positions, grouped-query attention, gated MLP; layers scanned over
-stacked parameters.
+stacked parameters, what differs between them over arrays of the same length.
 
-b rows, t tokens, d model, n heads, k kv heads, h head size, f mlp, v vocabulary.
+l layers, b rows, t tokens, d model, n heads, k kv heads, h head size, f mlp, v vocabulary.
 """
 
 from collections.abc import Callable
@@ -10,13 +10,15 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from lfjax.errors import UserError, nearest
 from lfjax.losses.logprobs import CHUNK, token_logprobs
 from lfjax.models.attention import attention
-from lfjax.models.config import ModelConfig
+from lfjax.models.config import ModelConfig, RopeScaling
+from lfjax.models.lora import LoraConfig
 from lfjax.sharding import BATCH, constrain
 
 # name -> what the backward pass finds stored; None stores everything
@@ -27,6 +29,8 @@ REMAT = {
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+ACTIVATIONS = {"silu": nn.silu, "gelu_tanh": partial(nn.gelu, approximate=True)}
+EVERYTHING = 2**30  # the window of a layer that has none, in a model where others have one
 
 
 class Table(nn.Module):
@@ -43,37 +47,79 @@ class Table(nn.Module):
 
 
 class Projection(nn.Module):
-    """x · kernel, computed in x's dtype."""
+    """x · kernel, computed in x's dtype, plus an adapter where `lora` names this projection."""
 
     features: int
+    lora: LoraConfig | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t i"]) -> Float[Array, "b t o"]:
-        kernel = self.param(
-            "kernel", nn.initializers.normal(0.02), (x.shape[-1], self.features), jnp.float32
-        )
-        return x @ kernel.astype(x.dtype)
+        shape = (x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.normal(0.02), shape, jnp.float32)
+        y = x @ kernel.astype(x.dtype)
+        if self.lora is None or "/".join(self.path[-2:]) not in self.lora.targets:
+            return y
+        a = self.variable("lora", "a", self.draw, (shape[0], self.lora.rank))
+        b = self.variable("lora", "b", jnp.zeros, (self.lora.rank, shape[1]))
+        if self.lora.dropout and self.has_rng("dropout"):
+            x = nn.Dropout(self.lora.dropout, deterministic=False)(x)
+        return y + (x @ a.value.astype(x.dtype)) @ b.value.astype(x.dtype) * self.lora.scale
+
+    def draw(self, shape: tuple[int, int]) -> Float[Array, "i r"]:
+        """U(-1/√i, 1/√i), which is what peft draws."""
+        bound = shape[0] ** -0.5
+        return jax.random.uniform(self.make_rng("params"), shape, jnp.float32, -bound, bound)
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) · scale, in float32."""
+    """x / rms(x) · scale, in float32 up to the product; with `plus_one`, x / rms(x) · (1 + scale),
+    all of it in float32."""
 
     eps: float
+    plus_one: bool
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
-        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
+    def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
+        start = nn.initializers.zeros if self.plus_one else nn.initializers.ones
+        scale = self.param("scale", start, (x.shape[-1],), jnp.float32)
         y = x.astype(jnp.float32)
         y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.eps)
+        if self.plus_one:
+            return (y * (1 + scale)).astype(x.dtype)
         return (y.astype(x.dtype) * scale.astype(x.dtype)).astype(x.dtype)
 
 
+def layer_windows(config: ModelConfig) -> Int[Array, "l"] | None:
+    """Each layer's window, `EVERYTHING` where it has none; None where no layer has one."""
+    return jnp.array([w or EVERYTHING for w in config.windows]) if config.windows else None
+
+
+def rotary_frequencies(
+    theta: float, head_dim: int, scaling: RopeScaling | None = None
+) -> Float[np.ndarray, "h2"]:
+    """Radians a position: θ^(-2i/h), or less where they are scaled; float32."""
+    frequency = theta ** (-np.arange(0, head_dim, 2) / head_dim)
+    if scaling is not None:
+        share = 0.0  # of the original frequency that is kept
+        if scaling.kind == "llama3":
+            turns = scaling.original * frequency / (2 * np.pi)
+            share = np.clip((turns - scaling.low) / (scaling.high - scaling.low), 0, 1)
+        frequency *= share + (1 - share) / scaling.factor
+    return frequency.astype(np.float32)
+
+
 def rotary_angles(
-    positions: Int[Array, "b t"], head_dim: int, theta: float
-) -> tuple[Float[Array, "b t 1 h2"], Float[Array, "b t 1 h2"]]:
-    """cos and sin of position · θ^(-2i/h), in float32."""
-    frequency = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
-    angle = positions[:, :, None, None].astype(jnp.float32) * frequency
+    positions: Int[Array, "b t"], config: ModelConfig
+) -> tuple[Float[Array, "r b t 1 h2"], Float[Array, "r b t 1 h2"]]:
+    """cos and sin of position · frequency in float32, `[0]` for layers without a window, `[-1]` for
+    those with one."""
+    c = config
+    frequency = [rotary_frequencies(c.rope_theta, c.head_dim, c.rope_scaling)]
+    if c.local_rope_theta is not None:
+        frequency.append(rotary_frequencies(c.local_rope_theta, c.head_dim))
+    angle = (
+        positions[:, :, None, None].astype(jnp.float32) * np.stack(frequency)[:, None, None, None]
+    )
     return jnp.cos(angle), jnp.sin(angle)
 
 
@@ -83,61 +129,81 @@ def rotate(x: Float[Array, "b t n h"], cos, sin) -> Float[Array, "b t n h"]:
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
 
 
+def norm_of(config: ModelConfig, name: str) -> RMSNorm:
+    return RMSNorm(config.norm_eps, config.norm_plus_one, name=name)
+
+
 class Attention(nn.Module):
     config: ModelConfig
+    lora: LoraConfig | None
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b t d"], cos, sin, segment: Int[Array, "b t"]
+        self, x: Float[Array, "b t d"], cos, sin, segment: Int[Array, "b t"], window
     ) -> Float[Array, "b t d"]:
         c = self.config
         b, t, _ = x.shape
 
         def heads(name, count):
-            y = Projection(count * c.head_dim, name=name)(x).reshape(b, t, count, c.head_dim)
-            return constrain(y, BATCH, None, "tensor", None)
+            size = count * c.head_dim
+            y = Projection(size, self.lora, name=name)(x)
+            if c.qkv_bias:
+                bias = self.param(f"{name}_bias", nn.initializers.zeros, (size,), jnp.float32)
+                y += bias.astype(y.dtype)
+            return constrain(y.reshape(b, t, count, c.head_dim), BATCH, None, "tensor", None)
 
         q, k, v = heads("q", c.n_heads), heads("k", c.n_kv_heads), heads("v", c.n_kv_heads)
-        out = attention(rotate(q, cos, sin), rotate(k, cos, sin), v, segment)
+        if c.qk_norm:
+            q, k = norm_of(c, "q_norm")(q), norm_of(c, "k_norm")(k)
+        scale = None if c.query_scalar is None else c.query_scalar**-0.5
+        how = dict(window=window, scale=scale, softcap=c.attn_softcap)
+        out = attention(rotate(q, cos, sin), rotate(k, cos, sin), v, segment, **how)
         out = checkpoint_name(out, "context")
-        return Projection(c.d_model, name="o")(out.reshape(b, t, c.n_heads * c.head_dim))
+        return Projection(c.d_model, self.lora, name="o")(out.reshape(b, t, c.n_heads * c.head_dim))
 
 
 class MLP(nn.Module):
     config: ModelConfig
+    lora: LoraConfig | None
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
-        gate = Projection(self.config.d_mlp, name="gate")(x)
-        up = Projection(self.config.d_mlp, name="up")(x)
-        y = constrain(nn.silu(gate) * up, BATCH, None, "tensor")
-        return Projection(self.config.d_model, name="down")(y)
+        gate = Projection(self.config.d_mlp, self.lora, name="gate")(x)
+        up = Projection(self.config.d_mlp, self.lora, name="up")(x)
+        y = constrain(ACTIVATIONS[self.config.activation](gate) * up, BATCH, None, "tensor")
+        return Projection(self.config.d_model, self.lora, name="down")(y)
 
 
 class Block(nn.Module):
     config: ModelConfig
+    lora: LoraConfig | None
 
     @nn.compact
-    def __call__(self, x, cos, sin, segment):
+    def __call__(self, x, cos, sin, segment, window):
         c = self.config
-        x = x + Attention(c, name="attn")(
-            RMSNorm(c.norm_eps, name="attn_norm")(x), cos, sin, segment
-        )
-        x = x + MLP(c, name="mlp")(RMSNorm(c.norm_eps, name="mlp_norm")(x))
+        table = 0 if window is None else -(window < EVERYTHING).astype(jnp.int32)
+        y = norm_of(c, "attn_norm")(x)
+        y = Attention(c, self.lora, name="attn")(y, cos[table], sin[table], segment, window)
+        x = x + (norm_of(c, "attn_post_norm")(y) if c.post_norms else y)
+        y = MLP(c, self.lora, name="mlp")(norm_of(c, "mlp_norm")(x))
+        x = x + (norm_of(c, "mlp_post_norm")(y) if c.post_norms else y)
         return constrain(x, BATCH, None, None), None
 
 
 class Decoder(nn.Module):
-    """Tokens to final hidden states and the output embedding; logits are left to `token_logprobs`.
+    """Tokens to final hidden states and the output embedding; logits and their soft cap are left to
+    `token_logprobs`.
 
     Attributes:
       dtype: of activations and matrix products; parameters are float32.
       remat: a name of `REMAT`.
+      lora: adapters, in the collection `lora`; their dropout is on where a `dropout` rng is given.
     """
 
     config: ModelConfig
     dtype: str = "float32"
     remat: str = "none"
+    lora: LoraConfig | None = None
 
     @nn.compact
     def __call__(
@@ -157,7 +223,9 @@ class Decoder(nn.Module):
         # be too.
         x = jnp.take(constrain(embedding.astype(dtype), "tensor", None), tokens, axis=0)
         x = constrain(x, BATCH, None, None)
-        cos, sin = rotary_angles(positions, c.head_dim, c.rope_theta)
+        if c.scale_embedding:
+            x *= jnp.asarray(c.d_model**0.5, dtype)  # rounded, as these models were trained
+        cos, sin = rotary_angles(positions, c)
         block = Block
         if REMAT[self.remat] is not None:
             block = nn.remat(
@@ -165,13 +233,13 @@ class Decoder(nn.Module):
             )  # scan keeps CSE out by itself
         layers = nn.scan(
             block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=nn.broadcast,
+            variable_axes={"params": 0, "lora": 0},
+            split_rngs={"params": True, "dropout": True},
+            in_axes=(nn.broadcast, nn.broadcast, nn.broadcast, 0),
             length=c.n_layers,
         )
-        x, _ = layers(c, name="layers")(x, cos, sin, segment)
-        return RMSNorm(c.norm_eps, name="final_norm")(x), head
+        x, _ = layers(c, self.lora, name="layers")(x, cos, sin, segment, layer_windows(c))
+        return norm_of(c, "final_norm")(x), head
 
 
 def abstract_params(config: ModelConfig):
@@ -179,17 +247,39 @@ def abstract_params(config: ModelConfig):
     return jax.eval_shape(partial(init_params, config), jax.random.key(0))
 
 
+def abstract_lora(config: ModelConfig, lora: LoraConfig):
+    """The tree of adapters as ShapeDtypeStructs."""
+    return jax.eval_shape(partial(init_lora, config, lora), jax.random.key(0))
+
+
 def init_params(config: ModelConfig, key: Array):
     """Random parameters, float32."""
+    return _init(Decoder(config), key)["params"]
+
+
+def init_lora(config: ModelConfig, lora: LoraConfig, key: Array):
+    """Adapters that change nothing yet: A drawn, B zero; float32. The base is not allocated when
+    this is compiled."""
+    return _init(Decoder(config, lora=lora), key)["lora"]
+
+
+def _init(model: Decoder, key: Array):
     dummy = jnp.zeros((1, 2), jnp.int32)
-    return Decoder(config).init(key, dummy, dummy, dummy)["params"]
+    return model.init(key, dummy, dummy, dummy)
 
 
 def logprob_fn(model: Decoder, *, chunk: int = CHUNK) -> Callable[..., Float[Array, "b t"]]:
-    """(params, rows) -> log-probability of every target, float32."""
+    """(params, rows, lora, key) -> log-probability of every target, float32.
 
-    def logprobs(params, rows):
-        hidden, head = model.apply({"params": params}, rows.tokens, rows.positions, rows.segment)
-        return token_logprobs(hidden, head, rows.targets, chunk=chunk)
+    `lora` is None where the model has no adapters, `key` where there is to be no dropout.
+    """
+
+    def logprobs(params, rows, lora=None, key=None):
+        variables = {"params": params} | ({} if lora is None else {"lora": lora})
+        rngs = None if key is None else {"dropout": key}
+        hidden, head = model.apply(variables, rows.tokens, rows.positions, rows.segment, rngs=rngs)
+        return token_logprobs(
+            hidden, head, rows.targets, chunk=chunk, softcap=model.config.final_softcap
+        )
 
     return logprobs

@@ -1,6 +1,7 @@
 """Model FLOPs: what the arithmetic of a step needs, whatever an implementation adds
 (rematerialisation, padding)."""
 
+from collections import Counter
 from collections.abc import Iterable
 
 from lfjax.models.config import ModelConfig
@@ -18,10 +19,15 @@ def train_flops(config: ModelConfig, lengths: Iterable[int]) -> float:
     """FLOPs of forward and backward over segments of these lengths (a multiply-add counts 2).
 
     Per token 6 per parameter; causal attention per segment of n tokens and layer: 2 products of
-    2·n²/2·heads·head size, three times.
+    2·pairs·heads·head size, three times. Pairs of query and key are n²/2, and those of them that
+    lie within a window of w < n keys n·w - w²/2.
     """
-    tokens = squares = 0
+    windows = Counter(config.windows or (0,) * config.n_layers)
+    tokens = doubled_pairs = 0
     for n in lengths:
-        tokens, squares = tokens + n, squares + n * n
-    attention = 6 * config.n_layers * config.n_heads * config.head_dim * squares
+        tokens += n
+        for window, layers in windows.items():
+            w = min(window or n, n)
+            doubled_pairs += layers * (2 * n * w - w * w)
+    attention = 6 * config.n_heads * config.head_dim * doubled_pairs
     return 6.0 * matmul_params(config) * tokens + attention

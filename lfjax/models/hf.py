@@ -5,6 +5,7 @@ kernels are transposed.
 """
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,36 +16,62 @@ import ml_dtypes  # noqa: F401  (registers bfloat16 with numpy, without which sa
 import numpy as np
 
 from lfjax.errors import UserError
-from lfjax.models.config import ModelConfig
+from lfjax.models.config import ModelConfig, text_config
+from lfjax.models.families import IMAGE_PREFIXES, TENSORS, WITH_POST_NORMS, text_name
 from lfjax.sharding import path_str
 
-# our path -> (their name, transposed); {} is the number of the layer
-TENSORS = {
-    "embed/embedding": ("model.embed_tokens.weight", False),
-    "head/embedding": ("lm_head.weight", False),
-    "final_norm/scale": ("model.norm.weight", False),
-    "layers/attn_norm/scale": ("model.layers.{}.input_layernorm.weight", False),
-    "layers/mlp_norm/scale": ("model.layers.{}.post_attention_layernorm.weight", False),
-    **{
-        f"layers/attn/{p}/kernel": (f"model.layers.{{}}.self_attn.{p}_proj.weight", True)
-        for p in "qkvo"
-    },
-    **{
-        f"layers/mlp/{p}/kernel": (f"model.layers.{{}}.mlp.{p}_proj.weight", True)
-        for p in ("gate", "up", "down")
-    },
-}
 SHARD_BYTES = 5 * 2**30
+# Repositories also hold weights in other layouts, which may be as large again.
+HUB_FILES = (
+    "config.json",
+    "generation_config.json",
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "chat_template*",
+)
 
 
-def _names(path: str, layers: int) -> list[str]:
-    name = TENSORS[path][0]
-    return [name.format(i) for i in range(layers)] if "{}" in name else [name]
+def resolve_model(name: str) -> str:
+    """The directory of a model: `name` itself where it is one, else a download of the Hugging Face
+    hub's `org/name`, kept in its cache.
+
+    Raises: UserError where `name` looks like a model of the hub and could not be downloaded. What
+    is neither is returned as it is.
+    """
+    if Path(name).exists() or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
+        return name
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        return snapshot_download(name, allow_patterns=list(HUB_FILES))
+    except errors.GatedRepoError:
+        why = "it is gated; ask for access on its page, then set HF_TOKEN"
+    except errors.HfHubHTTPError as error:
+        status = error.response.status_code
+        why = f"the hub answered {status}; is the name right, and HF_TOKEN set if it is private?"
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HFValidationError):
+        why = "it cannot be reached, or has no such model"
+    except Exception as error:  # a full disk, or whatever the network's libraries raise
+        why = f"{type(error).__name__}: {error}"
+    raise UserError(
+        f"{name}: no such directory, and not downloaded from the hub: {why}. Download it where "
+        f"there is a network, with `hf download {name} --local-dir DIR`, and give that directory."
+    )
+
+
+def _tensors_of(path: str, config: ModelConfig) -> tuple[list[str], bool]:
+    """Their names of one of our parameters, in the order of layers, and whether each is
+    transposed."""
+    name, transposed = (WITH_POST_NORMS if config.post_norms else TENSORS)[path]
+    names = [name.format(i) for i in range(config.n_layers)] if "{}" in name else [name]
+    return names, transposed
 
 
 class Weights:
     """The tensors of a model directory, one file or several with an index. Opened lazily, read by
-    slices.
+    slices. Those of the text model in a multi-modal one have the names that it has alone.
 
     Raises: UserError if there is no safetensors file, one cannot be read, or one that the index
     names is absent.
@@ -75,10 +102,12 @@ class Weights:
                 self.files.append(safe_open(folder / file, framework="numpy"))
             except SafetensorError as error:
                 raise UserError(f"{folder / file}: not a safetensors file ({error}).") from None
-            self.where.update(dict.fromkeys(self.files[-1].keys(), self.files[-1]))
+            stored = self.files[-1].keys()
+            self.where.update({text_name(n): (self.files[-1], n) for n in stored})
 
     def slice(self, name: str):
-        return self.where[name].get_slice(name)
+        file, stored = self.where[name]
+        return file.get_slice(stored)
 
 
 def stored_dtype(path: str) -> str:
@@ -99,14 +128,13 @@ def load_params(path: str, config: ModelConfig, abstract, shardings):
     """
     weights = Weights(path)
     flat = jax.tree_util.tree_leaves_with_path(abstract)
-    wanted = {name: leaf for p, leaf in flat for name in _names(path_str(p), config.n_layers)}
-    _check_names(path, set(wanted), set(weights.where), config.tied)
+    wanted = {name for p, _ in flat for name in _tensors_of(path_str(p), config)[0]}
+    _check_names(path, wanted, set(weights.where), config)
 
     def one(key_path, leaf, sharding):
         name = path_str(key_path)
-        transposed = TENSORS[name][1]
         stacked = name.startswith("layers/")
-        names = _names(name, config.n_layers)
+        names, transposed = _tensors_of(name, config)
         shape = leaf.shape[1:] if stacked else leaf.shape
         for n in names:
             found = tuple(weights.slice(n).get_shape())
@@ -119,7 +147,7 @@ def load_params(path: str, config: ModelConfig, abstract, shardings):
         def read(index):
             layers, index = (names[index[0]], index[1:]) if stacked else (names, index)
             parts = [weights.slice(n)[index[::-1] if transposed else index] for n in layers]
-            parts = [np.asarray(p.T if transposed else p, np.float32) for p in parts]
+            parts = [np.asarray(p.T if transposed else p, leaf.dtype) for p in parts]
             return np.stack(parts) if stacked else parts[0]
 
         return jax.make_array_from_callback(leaf.shape, sharding, read)
@@ -127,9 +155,11 @@ def load_params(path: str, config: ModelConfig, abstract, shardings):
     return jax.tree_util.tree_map_with_path(one, abstract, shardings)
 
 
-def _check_names(path, wanted, found, tied):
+def _check_names(path, wanted, found, config):
     ignored = {n for n in found if n.endswith("rotary_emb.inv_freq")}
-    if tied:
+    if config.family == "gemma3":
+        ignored |= {n for n in found if n.startswith(IMAGE_PREFIXES)}
+    if config.tied:
         ignored.add("lm_head.weight")  # a copy of the embedding, in some files
     for what, names in (
         ("has no weight", wanted - found),
@@ -147,10 +177,10 @@ def export_tensors(params, config: ModelConfig, dtype: str) -> Iterator[tuple[st
     twice."""
     for key_path, leaf in jax.tree_util.tree_leaves_with_path(params):
         name = path_str(key_path)
-        names = _names(name, config.n_layers)
+        names, transposed = _tensors_of(name, config)
         for i, n in enumerate(names):
             x = np.asarray(jax.device_get(leaf[i] if name.startswith("layers/") else leaf))
-            yield n, np.ascontiguousarray(x.T if TENSORS[name][1] else x).astype(dtype)
+            yield n, np.ascontiguousarray(x.T if transposed else x).astype(dtype)
 
 
 def save_hf(
@@ -166,18 +196,21 @@ def save_hf(
     """Write a directory that transformers loads: config, safetensors with an index, tokenizer and
     chat template.
 
-    It appears under its name only when complete; one of that name is replaced.
+    It appears under its name only when complete; one of that name is replaced. Of a multi-modal
+    model the text model is written.
     """
     target = Path(path)
     folder = target.with_name(f".{target.name}.writing")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     _write_tensors(folder, export_tensors(params, config, dtype))
+    if config.family == "gemma3":
+        raw = text_config(raw)
     raw = {k: v for k, v in raw.items() if k != "torch_dtype"} | {"dtype": dtype}
     (folder / "config.json").write_text(json.dumps(raw, indent=2) + "\n")
-    # Programs that render a chat template add no BOS of their own.
-    adds_bos = tokenizer.bos is not None and "bos_token" not in template
-    tokenizer.hf.chat_template = ("{{ bos_token }}" if adds_bos else "") + template
+    stops = {"bos_token_id": tokenizer.bos, "eos_token_id": tokenizer.eos}
+    (folder / "generation_config.json").write_text(json.dumps(stops, indent=2) + "\n")
+    tokenizer.hf.chat_template = template
     tokenizer.hf.save_pretrained(folder)
     if target.exists():
         shutil.rmtree(target)

@@ -11,7 +11,10 @@ from typing import Any
 from lfjax.training.logs import write_atomic
 
 PACKAGES = ("lfjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
-MODEL_FILES = ("config.json", "tokenizer.json", "*.safetensors", "*.safetensors.index.json")
+FOLDER_FILES = (
+    *("config.json", "adapter_config.json", "dataset_info.json", "tokenizer.json"),
+    *("*.safetensors", "*.safetensors.index.json"),
+)
 # Files above this are hashed by size, head and tail: reading 140 GB of weights would take longer
 # than some stages.
 HASH_BYTES = 2**30
@@ -65,10 +68,11 @@ def digest(value: Any) -> str:
 
 
 def hash_path(path: str | Path) -> str:
-    """Hash of a file's content, or of a model directory's configuration, tokenizer and weights."""
+    """Hash of a file's content; of a model directory's configuration, tokenizer and weights; of a
+    prepared dataset's description, which holds a digest of its records."""
     path = Path(path)
     if path.is_dir():
-        files = sorted(f for pattern in MODEL_FILES for f in path.glob(pattern))
+        files = sorted(f for pattern in FOLDER_FILES for f in path.glob(pattern))
         return digest({f.name: hash_path(f) for f in files})
     size = path.stat().st_size
     total = hashlib.sha256(str(size).encode())

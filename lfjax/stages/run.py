@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from lfjax.errors import UserError, nearest
+from lfjax.models.hf import resolve_model
 from lfjax.sharding import make_mesh
 from lfjax.stages import train
 from lfjax.stages.artifacts import Result, Stage, hash_path, provenance
@@ -19,7 +20,10 @@ STAGES = {"train": (train.train, train.inputs)}
 
 # Keys that do not change what a stage computes; they may differ between a start and its resumption.
 # Inputs count by their content, not by where they lie.
-OPERATIONAL = ("log_every_steps", "save_steps", "save_epochs", "save_examples", "keep", "path")
+OPERATIONAL = (
+    *("path", "log_every_steps", "keep", "save_steps", "save_epochs", "save_examples"),
+    *("blame_steps", "blame_epochs", "blame_examples", "blame_records"),
+)
 
 
 def run_recipe(config, workdir: str, rerun: tuple[str, ...] = ()) -> None:
@@ -62,6 +66,8 @@ def _prepare(config, folder: Path, name: str, mesh) -> Stage:
             ((output, hashes[role]),) = json.loads(done.read_text())["outputs"].items()
             inputs[role] = str(folder / source / output)
         else:
+            if role == "init":
+                source = resolve_model(source)
             if not Path(source).exists():
                 raise UserError(f"{source}: no such file or directory (stage '{name}', {role}).")
             inputs[role], hashes[role] = source, hash_path(source)

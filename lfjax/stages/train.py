@@ -3,26 +3,27 @@
 import json
 import time
 from collections import deque
-from functools import partial
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from lfjax.data.load import Batches, describe, encode, load_records
+from lfjax.data.load import Batches, describe, encode, eos_share, load_records
 from lfjax.data.plan import make_plan
 from lfjax.data.rows import Rows
-from lfjax.data.templates import template_text
+from lfjax.data.templates import export_text, speaking, template_text
 from lfjax.data.tokenize import load_tokenizer, tokenizer_files
 from lfjax.errors import UserError, nearest
 from lfjax.losses import Total
 from lfjax.methods import get_method
 from lfjax.models.config import ModelConfig, read_hf_config
-from lfjax.models.decoder import Decoder, abstract_params, init_params, logprob_fn
 from lfjax.models.flops import train_flops
-from lfjax.models.hf import load_params, save_hf, stored_dtype
-from lfjax.sharding import BATCH, axis_size, put, tree_shardings
+from lfjax.models.hf import save_hf, stored_dtype
+from lfjax.sharding import BATCH, axis_size, put
 from lfjax.stages.artifacts import Result, Stage
+from lfjax.stages.blame import make_blame
+from lfjax.stages.trainable import check_model, make_trainable
 from lfjax.training.checkpoint import Checkpoints
 from lfjax.training.logs import MetricLog, StopSignal, progress
 from lfjax.training.optimizer import in_steps, make_optimizer, make_schedule
@@ -44,8 +45,11 @@ def inputs(config) -> dict[str, str]:
     if config.data.path is None:
         raise UserError("data.path is not set: give a file of records, --config.data.path=FILE.")
     if init is None:
-        raise UserError("model.path is not set: give a model directory, --config.model.path=DIR.")
-    return {"data": config.data.path, "init": init}
+        raise UserError(
+            "model.path is not set: give a model directory or a hub id, --config.model.path=DIR."
+        )
+    adapter = {"adapter": config.lora.adapter} if config.lora.adapter else {}
+    return {"data": config.data.path, "init": init, **adapter}
 
 
 def train(stage: Stage) -> Result:
@@ -55,17 +59,19 @@ def train(stage: Stage) -> Result:
     options = method.checked(c.options.to_dict())
 
     # --- data ---------------------------------------------------------------------------------
-    tokenizer, template = load_tokenizer(source), template_text(c.data.template)
+    template = template_text(c.data.template, source)
+    tokenizer = speaking(load_tokenizer(source), template)
     batches, heldout, every = make_data(stage, method.views_of(options), tokenizer, template)
 
     # --- model and shardings ------------------------------------------------------------------
     raw = read_hf_config(source)
     config = ModelConfig.from_hf(raw, source)
     check_model(config, c, tokenizer, mesh, source)
-    logprobs = logprob_fn(Decoder(config, c.dtype, c.remat), chunk=c.logprob_chunk)
+    model = make_trainable(stage, config)
+    frozen = model.frozen
 
-    def loss_fn(params, rows):
-        return method.loss(logprobs(params, rows), rows, **options)
+    def loss_fn(trained, rows, frozen, key):
+        return method.loss(model.logprobs(trained, rows, frozen, key), rows, **options)
 
     # --- state: restored or new ---------------------------------------------------------------
     o = c.optimizer
@@ -77,25 +83,37 @@ def train(stage: Stage) -> Result:
         final_fraction=o.final_fraction,
     )
     tx = make_optimizer(o, schedule)
-    abstract = abstract_state(abstract_params(config), tx, mesh)
-    state_shardings = jax.tree.map(lambda s: s.sharding, abstract)
+    abstract = abstract_state(model.abstract, tx, mesh)
+    state_shardings, frozen_shardings = jax.tree.map(lambda x: x.sharding, (abstract, frozen))
     checkpoints = Checkpoints(stage.folder / "checkpoints", keep=c.keep, best=c.best)
     done, before = checkpoints.latest() or 0, 0.0
     if done:
         state, before = checkpoints.restore(done, abstract), checkpoints.meta(done)["seconds"]
         print(f"  continuing after step {done} of {batches.plan.steps}", flush=True)
     else:
-        state = new_state(initial_params(stage, config), tx, state_shardings)
+        state = new_state(model.fresh(), tx, state_shardings)
 
     # --- the step -----------------------------------------------------------------------------
     rows_sharding = batch_shardings(Rows.empty(1, 1), mesh)
-    train_step = jit_train_step(
-        make_train_step(loss_fn, tx, c.micro_batches), state_shardings, rows_sharding, mesh
+    step_fn = make_train_step(loss_fn, tx, c.micro_batches)
+    train_step = jit_train_step(step_fn, state_shardings, rows_sharding, mesh, frozen_shardings)
+    eval_step = jit_eval_step(
+        loss_fn, state_shardings.params, rows_sharding, mesh, frozen_shardings
     )
-    eval_step = jit_eval_step(loss_fn, state_shardings.params, rows_sharding, mesh)
+    key = jax.device_put(jax.random.key(stage.seed), NamedSharding(mesh, P()))
+    blame = make_blame(
+        stage,
+        options,
+        batches,
+        heldout,
+        tokenizer,
+        lambda both, rows: model.logprobs(both[0], rows, both[1]),
+        (abstract.params, frozen),
+    )
     if c.best:
         known = [
-            f"heldout/{n}" for n in jax.eval_shape(eval_step, abstract.params, batches.rows(0))
+            f"heldout/{n}"
+            for n in jax.eval_shape(eval_step, abstract.params, batches.rows(0), frozen)
         ]
         if c.best not in known:
             raise UserError(f"best: unknown metric '{c.best}'. {nearest(c.best, known)}")
@@ -117,22 +135,27 @@ def train(stage: Stage) -> Result:
         for step in range(done + 1, last + 1):
             rows = put(batches.rows(step - 1), mesh, P(BATCH))
             with jax.transfer_guard("disallow"):  # a hidden copy in here would stall every step
-                state, metrics = train_step(state, rows)
+                state, metrics = train_step(state, rows, frozen, key)
             if pending:  # one step late, so that the host never waits for the step just started
                 reporter(bar, *pending)
             pending = (step, metrics)
-            evaluating = heldout is not None and (is_due(step, every["eval"]) or step == last)
+            evaluating = every["eval"] and (is_due(step, every["eval"]) or step == last)
             if evaluating or is_due(step, every["save"]) or step == last or stop.asked:
-                scores = evaluate(eval_step, state.params, heldout, mesh) if evaluating else {}
+                scores = {}
+                if evaluating:
+                    scores = evaluate(eval_step, state.params, frozen, heldout, mesh)
                 values = reporter(bar, *pending, scores)  # stops here rather than save a bad state
                 pending = None
                 seconds = time.monotonic() - start
                 checkpoints.save(step, state, {**meta, "seconds": seconds}, values)
+            if is_due(step, every["blame"]) and step < last:
+                blame(step, (state.params, frozen))
             if stop.asked and step < last:
                 checkpoints.close()
                 print(f"\nstopped after step {step}; the same command continues.", flush=True)
                 raise SystemExit(128 + stop.asked)
     log.close()
+    blame(last, (state.params, frozen))
 
     # --- export -------------------------------------------------------------------------------
     chosen = checkpoints.best_step()
@@ -141,7 +164,9 @@ def train(stage: Stage) -> Result:
         state = checkpoints.restore(chosen, abstract)
     checkpoints.close()
     dtype = c.export_dtype or stored_dtype(source)
-    save_hf(stage.folder / "hf", state.params, config, raw, tokenizer, template, dtype=dtype)
+    params = model.merged(state.params, stage.folder / "adapter")
+    chat = export_text(template, tokenizer)
+    save_hf(stage.folder / "hf", params, config, raw, tokenizer, chat, dtype=dtype)
     return summary(stage, batches, config, chosen or last, time.monotonic() - start)
 
 
@@ -170,66 +195,32 @@ def make_data(
         raise UserError("none of total_steps, total_epochs and total_examples is set.")
     plan = make_plan(encoded.lengths, steps=total, **sizes, **how)
     batches = Batches(loaded.records, encoded, plan, c.normalize)
-    every = {name: in_steps(c, name, **unit) for name in ("eval", "save")}
+    every = {name: in_steps(c, name, **unit) for name in ("eval", "save", "blame")}
     every["warmup"] = in_steps(c.optimizer, "warmup", **unit)
     for line in describe(loaded, batches):
         print("  " + line, flush=True)
+    ended = eos_share(encoded, tokenizer, template)
+    print(f"  responses whose end is learned: {ended:.0%}", flush=True)
     if not every["eval"]:
         if c.best:
             raise UserError(
                 f"best='{c.best}' needs evaluation: set eval_steps, eval_epochs or eval_examples."
             )
-        return batches, None, every
-    if not kept_out:
+        if not kept_out:
+            return batches, None, every
+    elif not kept_out:
         raise UserError("evaluation needs records: set data.heldout_examples.")
     encoded = encode(c, kept_out, views, tokenizer, template)
     plan = make_plan(encoded.lengths, batch_rows=max(batches.plan.shapes), **how)
     return batches, Batches(kept_out, encoded, plan, c.normalize), every
 
 
-def check_model(config: ModelConfig, c, tokenizer, mesh, source: str) -> None:
-    """Raises: UserError where model, tokenizer, mesh and lengths do not go together, or the export
-    could not be written."""
-    if c.export_dtype not in ("", "float32", "bfloat16", "float16"):
-        raise UserError(f"export_dtype='{c.export_dtype}': expected float32, bfloat16 or float16.")
-    if tokenizer.size > config.vocab_size:
-        raise UserError(
-            f"{source}: the tokenizer has {tokenizer.size} tokens, the model's vocabulary "
-            f"{config.vocab_size}; ids beyond it have no embedding. Is it this model's tokenizer?"
-        )
-    tensor = axis_size(mesh, "tensor")
-    if config.n_kv_heads % tensor:
-        raise UserError(
-            f"mesh.tensor={tensor} does not divide the model's {config.n_kv_heads} key/value heads."
-        )
-    if c.max_tokens > config.max_positions:
-        print(
-            f"  note: max_tokens={c.max_tokens} is beyond the {config.max_positions} positions "
-            "that the model was made for; longer texts are out of its experience.",
-            flush=True,
-        )
-
-
-def initial_params(stage: Stage, config: ModelConfig):
-    """Parameters on their shards, read from the model directory or drawn from the seed."""
-    abstract = abstract_params(config)
-    shardings = tree_shardings(abstract, stage.mesh)
-    init = stage.config.init
-    weights = "pretrained" if isinstance(init, str) else init.weights
-    if weights == "pretrained":
-        return load_params(stage.inputs["init"], config, abstract, shardings)
-    if weights == "random":
-        draw = jax.jit(partial(init_params, config), out_shardings=shardings)
-        return draw(jax.random.key(stage.seed))
-    raise UserError(f"model.weights='{weights}': expected pretrained or random.")
-
-
-def evaluate(eval_step, params, heldout: Batches, mesh) -> dict[str, float]:
+def evaluate(eval_step, params, frozen, heldout: Batches, mesh) -> dict[str, float]:
     """Means over all held-out records, named `heldout/…`."""
     sums: dict[str, Total] = {}
     for step in range(heldout.plan.steps):
         for name, total in jax.device_get(
-            eval_step(params, put(heldout.rows(step), mesh, P(BATCH)))
+            eval_step(params, put(heldout.rows(step), mesh, P(BATCH)), frozen)
         ).items():
             sums[name] = sums[name] + total if name in sums else total
     return {f"heldout/{name}": float(total.mean) for name, total in sums.items()}

@@ -68,11 +68,11 @@ def make_schedule(
 
 
 def make_optimizer(config, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Clip by global norm, then AdamW. Norm scales are not decayed."""
+    """Clip by global norm, then AdamW. Norm scales and biases are not decayed."""
 
     def decayed(params):
         return jax.tree_util.tree_map_with_path(
-            lambda p, _: not re.search(r"norm/scale$", path_str(p)), params
+            lambda p, _: not re.search(r"(norm/scale|_bias)$", path_str(p)), params
         )
 
     return optax.chain(

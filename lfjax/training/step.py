@@ -18,8 +18,9 @@ from jaxtyping import Array, Int
 from lfjax.losses import Total
 from lfjax.sharding import BATCH, constrain, tree_shardings
 
-# (params, batch) -> (loss, metrics), both as Totals
-LossFn = Callable[[Any, Any], tuple[Total, dict[str, Total]]]
+# (params, batch, frozen, key) -> (loss, metrics), as Totals. `frozen` are arrays that are not
+# trained, `key` is for dropout; both may be None.
+LossFn = Callable[[Any, Any, Any, Any], tuple[Total, dict[str, Total]]]
 
 
 @no_type_check  # tree.map also fills it with shapes and shardings
@@ -55,23 +56,20 @@ def new_state(params, tx: optax.GradientTransformation, shardings: TrainState) -
 
 
 def sum_and_grad(loss_fn: LossFn, micro_batches: int = 1):
-    """(params, batch) -> ((loss, metrics), gradients of the loss's sum), over micro-batches.
+    """(params, batch, frozen, key) -> ((loss, metrics), gradients of the loss's sum).
 
-    Sums and weights are added up before anything is divided, so that ragged micro-batches count
-    their tokens, not themselves. Micro-batch i takes rows i, i + n, i + 2n, …: every device keeps
-    its own rows.
+    Over micro-batches, sums and weights are added up before anything is divided, so that ragged
+    ones count their tokens, not themselves. Micro-batch i takes rows i, i + n, i + 2n, …: every
+    device keeps its own rows. Each has its own dropout.
     """
 
-    def one(params, batch):
+    def one(params, batch, frozen, key):
         def total(params):
-            loss, metrics = loss_fn(params, batch)
+            loss, metrics = loss_fn(params, batch, frozen, key)
             return loss.sum, (loss, metrics)
 
         grads, out = jax.grad(total, has_aux=True)(params)
         return out, grads
-
-    if micro_batches == 1:
-        return one
 
     def split(x):
         if x.shape[0] % micro_batches:
@@ -79,28 +77,36 @@ def sum_and_grad(loss_fn: LossFn, micro_batches: int = 1):
         x = jnp.swapaxes(x.reshape(-1, micro_batches, *x.shape[1:]), 0, 1)
         return constrain(x, None, BATCH, *(None,) * (x.ndim - 2))
 
-    def accumulated(params, batch):
+    def accumulated(params, batch, frozen=None, key=None):
+        if micro_batches == 1:
+            return one(params, batch, frozen, key)
         parts = jax.tree.map(split, batch)
-        shapes = jax.eval_shape(one, params, jax.tree.map(lambda x: x[0], parts))
+        shapes = jax.eval_shape(one, params, jax.tree.map(lambda x: x[0], parts), frozen, key)
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
-        def body(carry, part):
-            return jax.tree.map(jnp.add, carry, one(params, part)), None
+        def body(carry, xs):
+            i, part = xs
+            own = None if key is None else jax.random.fold_in(key, i)
+            return jax.tree.map(jnp.add, carry, one(params, part, frozen, own)), None
 
-        return jax.lax.scan(body, zeros, parts)[0]
+        return jax.lax.scan(body, zeros, (jnp.arange(micro_batches), parts))[0]
 
     return accumulated
 
 
 def make_train_step(loss_fn: LossFn, tx: optax.GradientTransformation, micro_batches: int = 1):
-    """(state, batch) -> (state, metrics): one update, or none where loss or gradient is not finite.
+    """(state, batch, frozen, key) -> (state, metrics): one update, or none where loss or gradient
+    is not finite. Dropout depends on the key and the state's step alone.
 
     Metrics are Totals; `loss`, `grad_norm` and `finite` are always among them.
     """
     grad_fn = sum_and_grad(loss_fn, micro_batches)
 
-    def train_step(state: TrainState, batch) -> tuple[TrainState, dict[str, Total]]:
-        (loss, metrics), grads = grad_fn(state.params, batch)
+    def train_step(
+        state: TrainState, batch, frozen=None, key=None
+    ) -> tuple[TrainState, dict[str, Total]]:
+        own = None if key is None else jax.random.fold_in(key, state.step)
+        (loss, metrics), grads = grad_fn(state.params, batch, frozen, own)
         weight = jnp.where(loss.weight == 0, 1.0, loss.weight)
         grads = jax.tree.map(lambda g: g / weight, grads)
         norm = optax.global_norm(grads)
@@ -119,26 +125,28 @@ def make_train_step(loss_fn: LossFn, tx: optax.GradientTransformation, micro_bat
     return train_step
 
 
-def jit_train_step(train_step, state_shardings, batch_shardings, mesh: Mesh):
-    """The step compiled with explicit shardings, its state donated."""
+def jit_train_step(train_step, state_shardings, batch_shardings, mesh: Mesh, frozen=None):
+    """The step compiled with explicit shardings (`frozen`: those of the frozen arrays), its state
+    donated."""
+    whole = NamedSharding(mesh, P())
     return jax.jit(
         train_step,
-        in_shardings=(state_shardings, batch_shardings),
-        out_shardings=(state_shardings, NamedSharding(mesh, P())),
+        in_shardings=(state_shardings, batch_shardings, frozen, whole),
+        out_shardings=(state_shardings, whole),
         donate_argnums=0,
     )
 
 
-def jit_eval_step(loss_fn: LossFn, param_shardings, batch_shardings, mesh: Mesh):
-    """(params, batch) -> Totals of loss and metrics, without gradients."""
+def jit_eval_step(loss_fn: LossFn, param_shardings, batch_shardings, mesh: Mesh, frozen=None):
+    """(params, batch, frozen) -> Totals of loss and metrics, without gradients and dropout."""
 
-    def eval_step(params, batch):
-        loss, metrics = loss_fn(params, batch)
+    def eval_step(params, batch, frozen):
+        loss, metrics = loss_fn(params, batch, frozen, None)
         return {**metrics, "loss": loss}
 
     return jax.jit(
         eval_step,
-        in_shardings=(param_shardings, batch_shardings),
+        in_shardings=(param_shardings, batch_shardings, frozen),
         out_shardings=NamedSharding(mesh, P()),
     )
 

@@ -71,6 +71,14 @@ def test_heldout_after_downsampling(path):
     assert loaded.dropped["satisfactory, down-sampled"] == 10
 
 
+def test_options_that_nobody_set(path):
+    """Without it a recipe that knows the options of every source can name none of them."""
+    loaded, _ = load_records(block(options={"rank": None, "prompt": None, "id": "x"}), path, 5)
+    assert len(loaded.records) == 20 and loaded.records[0].id == "a.jsonl:1"
+    with pytest.raises(UserError, match="source 'jsonl' has no option 'rank'"):
+        load_records(block(options={"rank": "min"}), path, 5)
+
+
 @pytest.mark.parametrize("count", [-1, 20, 21])
 def test_more_kept_out_than_there_are(path, count):
     """Without it a run starts with nothing to learn from."""

@@ -30,10 +30,10 @@ def mesh_of(shape: tuple[int, int, int]) -> Mesh:
 
 def difference(found, expected) -> float:
     """The largest norm of a difference among the tensors of two trees, relative to the tensor's
-    norm."""
+    norm if it has one; NaN where there is any."""
 
     def one(a, b):
         a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-        return np.linalg.norm(a - b) / np.linalg.norm(b)
+        return np.linalg.norm(a - b) / (np.linalg.norm(b) or 1.0)
 
-    return max(jax.tree.leaves(jax.tree.map(one, found, expected)))
+    return float(np.max(jax.tree.leaves(jax.tree.map(one, found, expected))))

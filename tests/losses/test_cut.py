@@ -324,6 +324,17 @@ def test_oracle(threshold, mode, alpha, gamma, detect, misalign):
     assert np.ptp(grad[1]) == 0 and (views == 2 or not grad[2].any())
 
 
+def test_judged_probabilities_are_constants():
+    """Criterion and weight: no gradient reaches them from the array loss either."""
+    plain, judged = N_PARTS
+
+    def loss(judged):
+        in_u = blamed(judged, plain, 1.1)
+        return misalign_loss(judged, plain, in_u, alpha=1.0, gamma=2.0).sum()
+
+    assert not jax.grad(loss)(judged).any()
+
+
 def test_fake_positive_differs_from_none():
     """The oracle's inputs would not notice if both compared with the same view."""
     rng = np.random.default_rng(7)

@@ -70,16 +70,58 @@ def test_equals_dense_on_meshes(shape, args, expected):
     assert difference(found, expected) < 1e-5
 
 
-def test_large_logits():
-    """Log-probabilities down to -1000, and exactly 0, are right to the rounding of the logits."""
-    hidden, head, targets, weight = inputs(scale=60.0)
+@pytest.mark.parametrize("shape", [None, (1, 1, 8), (2, 2, 2)], ids=str)
+def test_soft_cap(shape, args, expected):
+    """Value and gradients through c·tanh(logits / c), for a cap that many logits reach."""
+
+    def capped(hidden, head, targets):
+        logits = 4 * jnp.tanh(jnp.einsum("btd,vd->btv", hidden, head) / 4)
+        logp = jax.nn.log_softmax(logits)
+        return jnp.take_along_axis(logp, targets[..., None], axis=-1)[..., 0]
+
+    expected_capped = value_and_grads(capped)(*args)
+    assert difference(expected_capped, expected) > 0.1
+    fn = value_and_grads(lambda *args: token_logprobs(*args, chunk=10, softcap=4.0))
+    if shape is None:
+        found = fn(*args)
+    else:
+        with jax.set_mesh(mesh_of(shape)):
+            found = fn(*args)
+    assert difference(found, expected_capped) < 1e-5
+
+
+def confident(scale):
+    """Inputs of which half the targets are the likeliest words."""
+    hidden, head, targets, weight = inputs(scale=scale)
     likeliest = jnp.einsum("btd,vd->btv", hidden, head).argmax(-1)
-    args = hidden, head, jnp.where(weight > 0, likeliest, targets), weight
-    found, grads = value_and_grads(lambda *a: token_logprobs(*a, chunk=10))(*args)
+    return hidden, head, jnp.where(weight > 0, likeliest, targets), weight
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 2, 2)], ids=str)
+def test_large_logits(shape):
+    """Log-probabilities down to -1000, and exactly 0, are right to the rounding of the logits."""
+    args = confident(scale=60.0)
     logp, expected_grads = value_and_grads(dense)(*args)
+    with jax.set_mesh(mesh_of(shape)):
+        found, grads = value_and_grads(lambda *a: token_logprobs(*a, chunk=10))(*args)
     assert logp.min() < -500 and logp.max() == 0
     np.testing.assert_allclose(found, logp, rtol=1e-6, atol=1e-3)
     assert difference(grads, expected_grads) < 1e-4
+
+
+def test_bfloat16_of_a_confident_model():
+    """1 - p of a likely target survives the rounding, which would make p itself 1."""
+    hidden, head, targets, weight = confident(scale=5.0)
+    likely = jnp.where(weight > 0, 1.0, 0.0)
+    hidden, head = (x.astype(jnp.bfloat16) for x in (hidden, head))
+    fn = value_and_grads(lambda *args: token_logprobs(*args, chunk=10))
+    logp, (found, _) = fn(hidden, head, targets, likely)
+    exact = value_and_grads(dense)(
+        *(x.astype(jnp.float32) for x in (hidden, head)), targets, likely
+    )
+    sure = (weight > 0) & (logp > -0.01) & (logp < -1e-4)
+    assert sure.sum() >= 5
+    assert difference(found[sure], exact[1][0][sure]) < 2**-7
 
 
 @pytest.mark.parametrize("shape", [None, (2, 2, 2)], ids=str)

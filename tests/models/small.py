@@ -9,6 +9,7 @@ import numpy as np
 from lfjax.data.rows import Rows, Segment, Unit, place
 from lfjax.models.config import ModelConfig
 from lfjax.models.decoder import init_params
+from lfjax.sharding import path_str
 
 
 def small(**changed) -> ModelConfig:
@@ -21,16 +22,19 @@ def small(**changed) -> ModelConfig:
 @cache
 def lively_params(config: ModelConfig, seed: int = 0):
     """Random parameters, larger than fresh ones, so that attention and predictions are far from
-    uniform."""
+    uniform; norms and biases differ from what they are at first."""
     key = jax.random.key(seed)
     params = jax.tree.map(lambda x: 8 * x, jax.jit(init_params, static_argnums=0)(config, key))
     noise = np.random.default_rng(seed)
-    return jax.tree_util.tree_map_with_path(
-        lambda p, x: (
-            noise.uniform(0.5, 1.5, x.shape).astype(np.float32) if "scale" in str(p[-1]) else x
-        ),
-        params,
-    )
+    low = -0.5 if config.norm_plus_one else 0.5
+
+    def one(path, x):
+        name = path_str(path)
+        if name.endswith("scale"):
+            return noise.uniform(low, low + 1, x.shape).astype(np.float32)
+        return noise.normal(size=x.shape).astype(np.float32) if name.endswith("bias") else x
+
+    return jax.tree_util.tree_map_with_path(one, params)
 
 
 def laid(texts: Sequence[np.ndarray], places: Sequence[tuple[int, int]], b: int, t: int) -> Rows:

@@ -1,6 +1,8 @@
 """The decoder against transformers on torch and a dense attention; padding, packing and blocks
 change nothing."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -152,13 +154,14 @@ def test_neighbours_are_not_seen(texts, params):
 # --- attention --------------------------------------------------------------------------------
 
 
-def dense_attention(q, k, v, segment):
+def dense_attention(q, k, v, segment, window=10**6, scale=8**-0.5, softcap=1e6):
     """The definition, with the whole `[t, t]` array."""
     groups = q.shape[2] // k.shape[2]
     k, v = jnp.repeat(k, groups, axis=2), jnp.repeat(v, groups, axis=2)
-    logits = jnp.einsum("btnh,bsnh->bnts", q, k) / q.shape[-1] ** 0.5
-    time = jnp.arange(q.shape[1])
-    mask = (segment[:, :, None] == segment[:, None]) & (time[:, None] >= time)
+    logits = jnp.einsum("btnh,bsnh->bnts", q, k) * scale
+    logits = softcap * jnp.tanh(logits / softcap) if softcap < 1e6 else logits
+    back = jnp.arange(q.shape[1])[:, None] - jnp.arange(q.shape[1])
+    mask = (segment[:, :, None] == segment[:, None]) & (back >= 0) & (back < window)
     weights = jax.nn.softmax(jnp.where(mask[:, None], logits, -jnp.inf))
     return jnp.einsum("bnts,bsnh->btnh", weights, v)
 
@@ -189,6 +192,20 @@ def by_definition():
 def test_attention_equals_definition(block, by_definition):
     found = attention_and_grads(lambda *args: attention(*args, block=block))
     assert difference(found, by_definition) < 1e-5
+
+
+@pytest.mark.parametrize("block", [1, 5, 37])
+@pytest.mark.parametrize("window", [2, 4, 12])
+def test_windows_and_soft_caps(window, block, by_definition):
+    """A window may be a traced number, as it is under the scan over layers."""
+    expected = attention_and_grads(partial(dense_attention, window=window, scale=0.5, softcap=2.0))
+    assert difference(expected, by_definition) > 0.1
+
+    def ours(*args):
+        how = dict(window=jnp.int32(window), scale=0.5, softcap=2.0, block=block)
+        return attention(*args, **how)
+
+    assert difference(attention_and_grads(ours), expected) < 1e-5
 
 
 # --- settings that must not change numbers ----------------------------------------------------

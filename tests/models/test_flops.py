@@ -1,5 +1,7 @@
 """Model FLOPs against a count by hand."""
 
+from dataclasses import replace
+
 from lfjax.models.flops import matmul_params, train_flops
 from tests.models.small import small
 
@@ -22,3 +24,12 @@ def test_train_flops():
     assert products == 32256 and pairs == 4896
     assert train_flops(CONFIG, [3, 5]) == products + pairs
     assert train_flops(CONFIG, iter([])) == 0
+
+
+def test_train_flops_with_windows():
+    """A window of 2 in one of two layers: of 9/2 and 25/2 pairs a head, 2 · 3 - 4/2 and 2 · 5 - 4/2
+    are left."""
+    config = replace(CONFIG, windows=(0, 2))
+    pairs = 3 * 2 * (9 / 2 + 25 / 2 + 4 + 8) * 3 * 4 * 2
+    assert train_flops(config, [3, 5]) == 32256 + pairs
+    assert train_flops(replace(CONFIG, windows=(7, 5)), [3, 5]) == train_flops(CONFIG, [3, 5])

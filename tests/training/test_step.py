@@ -44,7 +44,7 @@ def cut_loss(config, *, chunk=10):
     """(params, fields of rows) -> CUT's loss and metrics."""
     logprobs = logprob_fn(Decoder(config, remat="context"), chunk=chunk)
 
-    def loss_fn(params, fields):
+    def loss_fn(params, fields, *_):
         rows = Rows(**fields)
         return cut.METHOD.loss(logprobs(params, rows), rows, **cut.OPTIONS)
 
@@ -175,7 +175,7 @@ def test_compiles_once_a_shape():
     mesh, loss_fn, traces = mesh_of((1, 2, 2)), cut_loss(CONFIG), []
     params = lively_params(CONFIG)
 
-    def counted(params, fields):
+    def counted(params, fields, *_):
         traces.append(fields["tokens"].shape)
         return loss_fn(params, fields)
 
@@ -185,7 +185,7 @@ def test_compiles_once_a_shape():
         state = new_state(jax.tree.map(jax.device_put, params, shardings.params), tx, shardings)
         for n in range(plan.steps):
             rows = rows_of(plan, n, units, "example")
-            state, metrics = step(state, put(vars(rows), mesh, P(BATCH)))
+            state, metrics = step(state, put(vars(rows), mesh, P(BATCH)), None, None)
             assert metrics["finite"].mean == 1
             assert metrics["loss"].weight == len(plan.units_of(n))
     assert int(state.step) == plan.steps
@@ -207,7 +207,7 @@ def step_collectives(tied: bool, micro_batches: int):
     with jax.set_mesh(mesh):
         step, state, _ = training(config, mesh, cut_loss(config, chunk=16), micro_batches)
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), rows)
-        text = step.lower(state, shapes).compile().as_text()
+        text = step.lower(state, shapes, None, None).compile().as_text()
     return collectives(text), WORDS // 2 * config.d_model * 4
 
 
@@ -265,7 +265,7 @@ def test_a_plain_scan_would_be_found():
 # --- the update -------------------------------------------------------------------------------
 
 
-def linear(params, batch):
+def linear(params, batch, *_):
     """A loss whose gradients are the batch's `gradient`, times what its weight then divides by."""
     weight = jnp.float32(4.0)
     total = sum(jax.tree.leaves(jax.tree.map(lambda p, g: (p * g).sum(), params, batch)))
@@ -343,7 +343,7 @@ def test_norms_do_not_decay():
 def test_what_is_not_finite_is_not_learned(bad, micro_batches):
     """NaN or infinite loss, and a finite loss with an infinite gradient (of a root at 0)."""
 
-    def loss_fn(params, batch):
+    def loss_fn(params, batch, *_):
         value = jnp.sqrt(params["layers/q"]["kernel"].sum() * batch.sum())
         return Total(value, jnp.float32(1.0)), {"value": Total(value, jnp.float32(1.0))}
 

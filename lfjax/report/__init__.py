@@ -1,0 +1,1 @@
+"""Report: pages and tables drawn from what stages wrote."""

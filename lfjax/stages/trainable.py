@@ -1,0 +1,142 @@
+"""What a train stage trains: all parameters, or adapters on frozen ones; where they come from, and
+how they leave."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from lfjax.errors import UserError
+from lfjax.models.config import ModelConfig
+from lfjax.models.decoder import (
+    DTYPES,
+    Decoder,
+    abstract_lora,
+    abstract_params,
+    init_lora,
+    init_params,
+    logprob_fn,
+)
+from lfjax.models.hf import load_params
+from lfjax.models.lora import LoraConfig, load_peft, merge, save_peft
+from lfjax.sharding import axis_size, tree_shardings
+from lfjax.stages.artifacts import Stage
+
+
+@dataclass(frozen=True)
+class Trainable:
+    """The split of a model into what is trained and what is not.
+
+    Attributes:
+      abstract: what is trained, as ShapeDtypeStructs.
+      frozen: the base under adapters, on its shards; None where all is trained.
+      logprobs: (trained, rows, frozen, key) -> log-probability of every target.
+      fresh: () -> what is trained, before the first step, on its shards.
+      merged: (trained, folder) -> all parameters. With adapters these are written to the folder in
+        peft's format, and the base is used up.
+    """
+
+    abstract: Any
+    frozen: Any
+    logprobs: Callable[..., jax.Array]
+    fresh: Callable[[], Any]
+    merged: Callable[[Any, Path], Any]
+
+
+def make_trainable(stage: Stage, config: ModelConfig) -> Trainable:
+    """The model of a stage, adapters and all.
+
+    Raises: UserError for settings, weights or adapter files that make no sense.
+    """
+    c, source = stage.config, stage.inputs["init"]
+    lora = lora_config(c.lora, config)
+    forward = logprob_fn(Decoder(config, c.dtype, c.remat, lora), chunk=c.logprob_chunk)
+    if lora is None:
+        return Trainable(
+            abstract_params(config),
+            None,
+            lambda trained, rows, frozen, key=None: forward(trained, rows),
+            partial(initial_params, stage, config),
+            lambda trained, folder: trained,
+        )
+    base = initial_params(stage, config, c.lora.base_dtype)
+
+    def merged(trained, folder):
+        save_peft(folder, trained, lora, source)
+        return jax.jit(partial(merge, config=lora), donate_argnums=0)(base, trained)
+
+    return Trainable(
+        abstract_lora(config, lora),
+        base,
+        lambda trained, rows, frozen, key=None: forward(frozen, rows, trained, key),
+        partial(initial_lora, stage, config, lora),
+        merged,
+    )
+
+
+def check_model(config: ModelConfig, c, tokenizer, mesh, source: str) -> None:
+    """Raises: UserError where model, tokenizer, mesh and lengths do not go together, or the export
+    could not be written."""
+    if c.export_dtype not in ("", "float32", "bfloat16", "float16"):
+        raise UserError(f"export_dtype='{c.export_dtype}': expected float32, bfloat16 or float16.")
+    if tokenizer.size > config.vocab_size:
+        raise UserError(
+            f"{source}: the tokenizer has {tokenizer.size} tokens, the model's vocabulary "
+            f"{config.vocab_size}; ids beyond it have no embedding. Is it this model's tokenizer?"
+        )
+    tensor = axis_size(mesh, "tensor")
+    if config.n_kv_heads % tensor:
+        raise UserError(
+            f"mesh.tensor={tensor} does not divide the model's {config.n_kv_heads} key/value heads."
+        )
+    if c.max_tokens > config.max_positions:
+        print(
+            f"  note: max_tokens={c.max_tokens} is beyond the {config.max_positions} positions "
+            "that the model was made for; longer texts are out of its experience.",
+            flush=True,
+        )
+
+
+def lora_config(c, config: ModelConfig) -> LoraConfig | None:
+    """The adapters of a stage: those of a given adapter's files, or of the settings; None where the
+    rank is 0.
+
+    Raises: UserError for settings or files that make no sense.
+    """
+    if c.base_dtype not in DTYPES:
+        raise UserError(f"lora.base_dtype='{c.base_dtype}': expected {' or '.join(DTYPES)}.")
+    if c.adapter:
+        return load_peft(c.adapter, config)[1]
+    return LoraConfig(c.rank, c.alpha, c.dropout, c.pattern) if c.rank else None
+
+
+def initial_lora(stage: Stage, config: ModelConfig, lora: LoraConfig):
+    """Adapters on their shards, read from a peft directory or drawn from the seed."""
+    shardings = tree_shardings(abstract_lora(config, lora), stage.mesh)
+    if stage.config.lora.adapter:
+        found = load_peft(stage.config.lora.adapter, config)[0]
+        return jax.tree.map(jax.device_put, found, shardings)
+    draw = jax.jit(partial(init_lora, config, lora), out_shardings=shardings)
+    return draw(jax.random.key(stage.seed))
+
+
+def initial_params(stage: Stage, config: ModelConfig, dtype: str = "float32"):
+    """Parameters on their shards, read from the model directory or drawn from the seed."""
+    abstract = jax.tree.map(
+        lambda s: jax.ShapeDtypeStruct(s.shape, DTYPES[dtype]), abstract_params(config)
+    )
+    shardings = tree_shardings(abstract, stage.mesh)
+    init = stage.config.init
+    weights = "pretrained" if isinstance(init, str) else init.weights
+    if weights == "pretrained":
+        return load_params(stage.inputs["init"], config, abstract, shardings)
+    if weights == "random":
+
+        def draw(key):
+            return jax.tree.map(lambda x: x.astype(DTYPES[dtype]), init_params(config, key))
+
+        return jax.jit(draw, out_shardings=shardings)(jax.random.key(stage.seed))
+    raise UserError(f"model.weights='{weights}': expected pretrained or random.")
