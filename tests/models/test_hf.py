@@ -13,6 +13,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from lfjax.data.templates import export_text
 from lfjax.data.tokenize import load_tokenizer
 from lfjax.errors import UserError
 from lfjax.models import hf
@@ -52,7 +53,7 @@ def export(source, target, tokenizer_of, **how):
     """Import a directory and export it again."""
     config, params = load_model(source)
     raw, tokenizer = read_hf_config(source), load_tokenizer(tokenizer_of)
-    save_hf(target, params, config, raw, tokenizer, TEMPLATE, **how)
+    save_hf(target, params, config, raw, tokenizer, export_text(TEMPLATE, tokenizer), **how)
     return str(target)
 
 
