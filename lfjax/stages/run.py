@@ -39,7 +39,7 @@ def run_recipe(config, workdir: str, rerun: tuple[str, ...] = ()) -> None:
     for position, name in enumerate(config.order, 1):
         print(f"[{position}/{len(config.order)}] {name}", flush=True)
         stage = _prepare(config, folder, name, mesh)
-        if name in rerun:
+        if name in rerun and not _under_way(stage):
             _set_aside(folder, name)
         _check_unchanged(stage)
         if (stage.folder / "done.json").is_file():
@@ -75,6 +75,15 @@ def _prepare(config, folder: Path, name: str, mesh) -> Stage:
     identity = {"config": settings, "seed": config.seed, "inputs": hashes}
     identity = json.loads(json.dumps(identity, default=str))  # as it will be read back
     return Stage(name, folder / name, own, inputs, config.seed, mesh, identity)
+
+
+def _under_way(stage: Stage) -> bool:
+    """Begun as it is asked for now, and not finished: the same command, --rerun and all, given
+    again after an interruption continues."""
+    started = stage.folder / "stage.json"
+    if not started.is_file() or (stage.folder / "done.json").is_file():
+        return False
+    return json.loads(started.read_text()) == stage.identity
 
 
 def _check_unchanged(stage: Stage) -> None:

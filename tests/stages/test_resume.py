@@ -4,6 +4,7 @@ is the same."""
 import json
 import random
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -79,6 +80,23 @@ def test_sigterm_saves_and_stops(finished, tmp_path):
     again = run_main(tmp_path, "--config.stages.base.save_steps=1000")
     assert again.returncode == 0 and f"continuing after step {stopped} of 24" in again.stdout
     assert same_weights(finished[0], tmp_path)
+
+
+def test_rerun_that_was_interrupted_continues(finished, tmp_path):
+    """The same command, --rerun and all, does not throw away what it had done."""
+    workdir = tmp_path / "copy"
+    shutil.copytree(finished[0], workdir)
+    (
+        workdir / STAGE / "metrics.jsonl"
+    ).unlink()  # of the old run, for which the wait would not wait
+    process = start(workdir, f"--rerun={STAGE}")
+    wait_for_step(process, workdir, 8)
+    process.kill()
+    process.wait()
+    again = run_main(workdir, f"--rerun={STAGE}")
+    assert again.returncode == 0 and "continuing after" in again.stdout, again.stderr
+    assert (workdir / f"{STAGE}.old1").is_dir() and not (workdir / f"{STAGE}.old2").exists()
+    assert same_weights(finished[0], workdir)
 
 
 def test_other_mesh_continues(finished, tmp_path):
