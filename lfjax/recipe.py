@@ -35,7 +35,7 @@ def base(*, source: str, path: str | None = None, model_path: str | None = None)
             "data": {
                 "path": placeholder(str) if path is None else path,
                 "source": source,
-                "options": source_options(source),
+                "options": source_options(),
                 "template": "alpaca",  # or tulu, own (the model's), or the path of a .jinja file
                 "downsample": -1.0,  # satisfactory records kept per flawed one; negative keeps all
                 "heldout_examples": 0,  # records kept out of training and evaluated on
@@ -45,15 +45,14 @@ def base(*, source: str, path: str | None = None, model_path: str | None = None)
     )
 
 
-def source_options(source: str) -> dict[str, Any]:
-    """The options of all sources, so that another source can be chosen on the command line; those
-    that `source` does not have are unset."""
-    options = {
+def source_options() -> dict[str, Any]:
+    """The options of all sources, unset: each source has its defaults (docs/data.md), and another
+    source can be chosen on the command line."""
+    return {
         name: placeholder(type(value))
         for _, defaults in SOURCES.values()
         for name, value in defaults.items()
     }
-    return options | SOURCES[source][1]
 
 
 def train(method: str, *, data: ConfigDict, init: ConfigDict | str, **settings: Any) -> ConfigDict:

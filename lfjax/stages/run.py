@@ -107,9 +107,11 @@ def _check_unchanged(stage: Stage) -> None:
 
 
 def _without(tree: Any, keys: tuple[str, ...]) -> Any:
+    """A tree of dicts without those keys, and without what is not set."""
     if not isinstance(tree, dict):
         return tree
-    return {k: _without(v, keys) for k, v in tree.items() if k not in keys}
+    kept = {k: v for k, v in tree.items() if k not in keys and v is not None}
+    return {k: _without(v, keys) for k, v in kept.items()}
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

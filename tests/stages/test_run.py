@@ -131,6 +131,30 @@ def test_no_torch_and_no_tensorflow(tmp_path):
     assert done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr
 
 
+def test_another_source_on_the_command_line(finished, tmp_path):
+    """A source has its own options; those of the recipe's do not get in its way."""
+    rows = [
+        {"q": f"Name {i}.", "a": f"It is {i}.", "j": "Wrong." if i % 2 else ""} for i in range(30)
+    ]
+    data = write_jsonl(tmp_path / "mine.jsonl", rows)
+    args = (
+        f"--config.data.path={data}",
+        "--config.data.source=jsonl",
+        "--config.stages.base.total_steps=2",
+    )
+    names = [
+        f"--config.data.options.{k}={v}"
+        for k, v in (("prompt", "q"), ("response", "a"), ("judgment", "j"))
+    ]
+    done = run_main(tmp_path / "w", *args, *names, "--config.stages.cut.total_steps=2")
+    assert done.returncode == 0, done.stderr
+    assert "22 (" in done.stdout and "22 used" in done.stdout
+    refused = run_main(
+        tmp_path / "v", f"--config.data.path={data}", "--config.data.options.prompt=q"
+    )
+    assert refused.returncode == 2 and "'records' has no option 'prompt'" in refused.stderr
+
+
 def test_import_is_light():
     code = "import time; t = time.perf_counter(); import lfjax; print(time.perf_counter() - t)"
     times = [
