@@ -136,7 +136,8 @@ def locate(config, name: str, role: str, source: str, workdir: str | None) -> st
 
     Raises: UserError for a path that is absent, or records that no stage has written.
     """
-    from lfjax.models.hf import resolve_model
+    from lfjax.stages import train
+    from lfjax.stages.artifacts import find_input
 
     while source in config.order:
         done = Path(workdir or "") / source / "done.json"
@@ -147,13 +148,8 @@ def locate(config, name: str, role: str, source: str, workdir: str | None) -> st
                 f"stage '{name}' learns from what stage '{source}' has yet to write; "
                 "run that first and give its --workdir, or look at another --stage."
             )
-        init = config.stages[source].init
-        source = init if isinstance(init, str) else init.path
-    if role == "init" and source is not None:
-        source = resolve_model(source)
-    if source is None or not Path(source).exists():
-        raise UserError(f"{source}: no such file or directory (stage '{name}', {role}).")
-    return source
+        source = train.inputs(config.stages[source])["init"]
+    return find_input(name, role, source)
 
 
 # --- telling ----------------------------------------------------------------------------------

@@ -8,6 +8,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from lfjax.errors import UserError
+from lfjax.models.hf import resolve_model
 from lfjax.training.logs import write_atomic
 
 PACKAGES = ("lfjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
@@ -60,6 +62,17 @@ class Result:
     outputs: dict[str, str]
     headline: dict[str, Any]
     cost: dict[str, Any]
+
+
+def find_input(stage: str, role: str, source: str) -> str:
+    """The local path of what a stage reads; a model may be named by its id on the hub.
+
+    Raises: UserError if there is no such file or directory.
+    """
+    path = resolve_model(source) if role == "init" else source
+    if not Path(path).exists():
+        raise UserError(f"{path}: no such file or directory (stage '{stage}', {role}).")
+    return path
 
 
 def digest(value: Any) -> str:

@@ -34,6 +34,7 @@ from lfjax.errors import UserError
 from lfjax.losses.cut import blamed
 from lfjax.sharding import BATCH, axis_size, put
 from lfjax.stages.artifacts import Stage
+from lfjax.training.logs import write_atomic
 from lfjax.training.optimizer import UNITS
 from lfjax.training.step import batch_shardings
 
@@ -256,12 +257,8 @@ def write(path: Path, table) -> None:
 
     stream = io.BytesIO()
     pq.write_table(table, stream)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files = {".parquet": stream.getvalue(), ".html": render(table).encode()}
-    for suffix, content in files.items():
-        part = path.with_name(f".{path.name}{suffix}.writing")
-        part.write_bytes(content)
-        part.replace(path.with_name(path.name + suffix))
+    write_atomic(path.with_name(f"{path.name}.parquet"), stream.getvalue())
+    write_atomic(path.with_name(f"{path.name}.html"), render(table))
 
 
 # --- the page ---------------------------------------------------------------------------------

@@ -9,10 +9,9 @@ from typing import Any
 import jax
 
 from lfjax.errors import UserError, nearest
-from lfjax.models.hf import resolve_model
 from lfjax.sharding import make_mesh
 from lfjax.stages import train
-from lfjax.stages.artifacts import Result, Stage, hash_path, provenance
+from lfjax.stages.artifacts import Result, Stage, find_input, hash_path, provenance
 from lfjax.training.logs import write_atomic
 
 # kind -> (run, inputs)
@@ -66,11 +65,8 @@ def _prepare(config, folder: Path, name: str, mesh) -> Stage:
             ((output, hashes[role]),) = json.loads(done.read_text())["outputs"].items()
             inputs[role] = str(folder / source / output)
         else:
-            if role == "init":
-                source = resolve_model(source)
-            if not Path(source).exists():
-                raise UserError(f"{source}: no such file or directory (stage '{name}', {role}).")
-            inputs[role], hashes[role] = source, hash_path(source)
+            inputs[role] = find_input(name, role, source)
+            hashes[role] = hash_path(inputs[role])
     settings = _without(own.to_dict(), OPERATIONAL)
     identity = {"config": settings, "seed": config.seed, "inputs": hashes}
     identity = json.loads(json.dumps(identity, default=str))  # as it will be read back
@@ -80,18 +76,18 @@ def _prepare(config, folder: Path, name: str, mesh) -> Stage:
 def _under_way(stage: Stage) -> bool:
     """Begun as it is asked for now, and not finished: the same command, --rerun and all, given
     again after an interruption continues."""
+    return not (stage.folder / "done.json").is_file() and _begun_as(stage) == stage.identity
+
+
+def _begun_as(stage: Stage) -> dict[str, Any] | None:
+    """The identity with which the stage was begun, if it was."""
     started = stage.folder / "stage.json"
-    if not started.is_file() or (stage.folder / "done.json").is_file():
-        return False
-    return json.loads(started.read_text()) == stage.identity
+    return json.loads(started.read_text()) if started.is_file() else None
 
 
 def _check_unchanged(stage: Stage) -> None:
-    started = stage.folder / "stage.json"
-    if not started.is_file():
-        return
-    before = json.loads(started.read_text())
-    if before == stage.identity:
+    before = _begun_as(stage)
+    if before is None or before == stage.identity:
         return
     old, new = _flat(before), _flat(stage.identity)
     changes = [

@@ -10,13 +10,13 @@ from pathlib import Path
 from tqdm import tqdm
 
 
-def write_atomic(path: str | Path, text: str) -> None:
+def write_atomic(path: str | Path, content: str | bytes) -> None:
     """Write a file that is there whole or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.writing")
-    with open(part, "w", encoding="utf-8") as stream:
-        stream.write(text)
+    with open(part, "wb") as stream:
+        stream.write(content.encode() if isinstance(content, str) else content)
         stream.flush()
         os.fsync(stream.fileno())
     part.replace(path)

@@ -6,12 +6,12 @@ A converter is a function (row, where, options) that yields Records and `Dropped
 
 import math
 import re
-from collections.abc import Iterator
 from typing import Any
 
 from lfjax.data.records import Feedback, Message, Record, RecordError, number
 from lfjax.data.sources.reading import (
     Dropped,
+    Yielded,
     ends_with,
     full_text,
     has_fields,
@@ -25,9 +25,7 @@ from lfjax.data.sources.reading import (
 )
 
 ERROR_JUDGMENT = "$ERROR$"  # what the CUT authors' files hold where the call to the judge failed
-SATISFACTORY_SCORE = (
-    7  # the released CUT trainer takes a score from here on as satisfactory, whatever the judgment
-)
+SATISFACTORY_SCORE = 7  # from here on the released CUT trainer takes no judgment for criticism
 HELPSTEER_TURN = "<extra_id_1>"
 HELPSTEER_MARKS = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 
@@ -35,8 +33,6 @@ HELPSTEER_MARKS = ("helpfulness", "correctness", "coherence", "complexity", "ver
 HELPFUL = ("not", "slightly", "partially", "mostly", "perfectly")
 HELPFUL_PATTERN = re.compile(rf"response is ({'|'.join(HELPFUL)}) helpful", re.IGNORECASE)
 HELPSTEER3_SIDES = (("response1", "feedback1"), ("response2", "feedback2"))
-
-Yielded = Iterator[Record | Dropped]
 
 
 def from_records(row: Any, where: str, options: dict[str, Any]) -> Yielded:

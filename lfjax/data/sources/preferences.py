@@ -7,12 +7,12 @@ A converter is a function (row, where, options) that yields Records and `Dropped
 """
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 from lfjax.data.records import Candidate, Feedback, Message, Record, RecordError, number
 from lfjax.data.sources.reading import (
     Dropped,
+    Yielded,
     ends_with,
     full_text,
     has_fields,
@@ -30,8 +30,6 @@ HH_ROLES = {"Human": "user", "Assistant": "assistant"}
 ULTRAFEEDBACK_ASPECTS = ("instruction_following", "honesty", "truthfulness", "helpfulness")
 SIDES = ("chosen", "rejected")
 SAME = Dropped("chosen equals rejected")
-
-Yielded = Iterator[Record | Dropped]
 
 
 def compared(name, source, prompt, chosen: Candidate, rejected: Candidate, options, meta=None):

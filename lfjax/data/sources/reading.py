@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lfjax.data.records import Message, RecordError
+from lfjax.data.records import Message, Record, RecordError
 from lfjax.errors import UserError
 
 # How chat files name the speakers, on the left, and how a Record does.
@@ -29,6 +29,9 @@ class Dropped:
     count it under."""
 
     reason: str
+
+
+Yielded = Iterator[Record | Dropped]  # what a source makes of one row
 
 
 def read_json(
