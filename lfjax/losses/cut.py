@@ -11,12 +11,15 @@ from jaxtyping import Array, Bool, Float
 
 
 def blamed(
-    logp_judged: Float[Array, "*s"], logp_plain: Float[Array, "*s"], threshold: float
+    logp_judged: Float[Array, "*s"],
+    logp_plain: Float[Array, "*s"],
+    threshold: float,
+    detect: str = "ratio",
 ) -> Bool[Array, "*s"]:
-    """The set U: p_J > threshold · p_X, strictly, compared as logs because p_X may underflow. No
-    gradient."""
+    """The set U: p_J > threshold · p_X, strictly, compared as logs because p_X may underflow; with
+    `detect = all`, every token (the paper's ablation without detection). No gradient."""
     ratio = lax.stop_gradient(logp_judged) - lax.stop_gradient(logp_plain)
-    return ratio > jnp.log(threshold)
+    return (ratio > jnp.log(threshold)) | (detect == "all")
 
 
 def log1m_exp(logp: Float[Array, "*s"]) -> Float[Array, "*s"]:

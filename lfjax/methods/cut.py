@@ -68,7 +68,7 @@ def loss(
     logp_judged = at_twin(logp, rows.twin)
     # At a flawed token the twin is judged; the twin's twin is what it is compared with.
     compared = at_twin(logp_judged, rows.twin) if misalign == "fake_positive" else logp
-    in_u = flawed & (blamed(logp_judged, compared, threshold) | (detect == "all"))
+    in_u = flawed & blamed(logp_judged, compared, threshold, detect)
     token_loss = misalign_loss(logp_judged, logp, in_u, alpha=alpha, gamma=gamma)
     learned = rows.weight > 0
     total = Total(jnp.where(learned, rows.weight * token_loss, 0.0).sum(), rows.mass.sum())

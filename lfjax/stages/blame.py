@@ -150,9 +150,7 @@ def blame_columns(
     """
     compared = logp[Role.PRAISED if misalign == "fake_positive" else Role.FLAWED]
     judged = logp[Role.JUDGED]
-    in_u = np.asarray(blamed(jnp.asarray(judged), jnp.asarray(compared), threshold)) | (
-        detect == "all"
-    )
+    in_u = np.asarray(blamed(jnp.asarray(judged), jnp.asarray(compared), threshold, detect))
     praised = logp.get(Role.PRAISED)
     return {
         "logp_plain": logp[Role.FLAWED].tolist(),
