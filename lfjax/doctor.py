@@ -109,10 +109,11 @@ def examine(config, name: str, mesh, workdir: str | None = None) -> Study:
     }
     stage = Stage(name, Path(workdir or "") / name, own, inputs, config.seed, mesh, {})
     method = get_method(own.method)
-    views = method.views_of(method.checked(own.options.to_dict()))
+    options = method.checked(own.options.to_dict())
+    views = method.views_of(options)
     template = template_text(own.data.template, inputs["init"])
     tokenizer = load_tokenizer(inputs["init"])
-    batches, heldout, every = train.make_data(stage, views, tokenizer, template)
+    batches, heldout, every = train.make_data(stage, method, options, tokenizer, template)
     model = ModelConfig.from_hf(read_hf_config(inputs["init"]), inputs["init"])
     check_model(model, own, tokenizer, mesh, inputs["init"])
     lora = lora_config(own.lora, model)
@@ -234,7 +235,8 @@ def batch_lines(study: Study) -> list[str]:
         compiled["evaluation"] = set(study.evaluated.plan.shapes)
     for what, shapes in compiled.items():
         for b in sorted(shapes):
-            total = rows_bytes(Rows.empty(b, c.row_tokens))
+            table = plan.row_units * study.batches.segments
+            total = rows_bytes(Rows.empty(b, c.row_tokens, table))
             lines.append(
                 f"compiled: {what} for {b} × {c.row_tokens} tokens; a batch is {total:,} bytes, "
                 f"{total // study.shards:,} a device"
@@ -276,9 +278,10 @@ def dump(study: Study, count: int, paint: "Paint") -> list[str]:
     """The first rows of the first batch, segment by segment, from the arrays themselves."""
     batches, rows = study.batches, study.batches.rows(0)
     units = [batches.encoded.units[u] for u in batches.plan.units_of(0)]
-    names = [(u, i) for u in units for i in range(len(u.segments))]  # in the order of their numbers
     lines = []
     for row in range(min(count, len(rows.tokens))):
+        here = [u for u, r in zip(units, batches.plan.row) if r == row]
+        names = [(u, i) for u in here for i in range(len(u.segments))]  # as they are numbered
         filler = int((rows.segment[row] == 0).sum())
         lines.append(paint("bold", f"row {row}: {filler} of {study.config.row_tokens} unused"))
         for number in dict.fromkeys(rows.segment[row][rows.segment[row] > 0].tolist()):

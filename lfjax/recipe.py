@@ -12,18 +12,30 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from lfjax.data.mixture import MIXTURE, check_block
 from lfjax.data.sources import SOURCES
 from lfjax.errors import UserError, nearest
 from lfjax.methods import get_method
 
 
-def base(*, source: str, path: str | None = None, model_path: str | None = None) -> ConfigDict:
+def base(
+    *,
+    source: str = MIXTURE,
+    path: str | None = None,
+    mixture: dict[str, dict[str, Any]] | None = None,
+    model_path: str | None = None,
+) -> ConfigDict:
     """What the stages of a recipe share: seed, mesh, a model and a data source.
+
+    Args:
+      mixture: blocks of data by name, each a `source` and a `weight`, perhaps a `path`, `options`
+        and `downsample`, instead of one source and its path.
 
     A path that is None has to be given on the command line (`--config.data.path=…`).
     """
-    if source not in SOURCES:
-        raise UserError(f"data.source: unknown '{source}'. {nearest(source, SOURCES)}")
+    if mixture and source != MIXTURE:
+        raise UserError(f"base: a mixture is given, and source='{source}' as well; give one.")
+    _known_source("data", source, (*SOURCES, MIXTURE))
     return ConfigDict(
         {
             "seed": 42,
@@ -34,7 +46,8 @@ def base(*, source: str, path: str | None = None, model_path: str | None = None)
             },
             "data": {
                 "path": placeholder(str) if path is None else path,
-                "source": source,
+                "source": source,  # or mixture: of the blocks below, or of a file of blocks at path
+                "mixture": {name: _block(name, block) for name, block in (mixture or {}).items()},
                 "options": source_options(),
                 "template": "alpaca",  # or tulu, own (the model's), or the path of a .jinja file
                 "downsample": -1.0,  # satisfactory records kept per flawed one; negative keeps all
@@ -55,6 +68,29 @@ def source_options() -> dict[str, Any]:
     }
 
 
+def _block(name: str, block: dict[str, Any]) -> ConfigDict:
+    """A block of a mixture with all that can be set of it."""
+    where = f"base: mixture block '{name}'"
+    check_block(where, block, needed=("source", "weight"))
+    _known_source(where, block["source"], SOURCES)
+    c = ConfigDict(
+        {
+            "path": placeholder(str),
+            "source": block["source"],
+            "weight": 1.0,
+            "options": source_options(),
+            "downsample": placeholder(float),  # unset: that of the whole data block
+        }
+    )
+    c.update({field: value for field, value in block.items() if value is not None})
+    return c
+
+
+def _known_source(where: str, source: str, known) -> None:
+    if source not in known:
+        raise UserError(f"{where}.source: unknown '{source}'. {nearest(source, known)}")
+
+
 def train(method: str, *, data: ConfigDict, init: ConfigDict | str, **settings: Any) -> ConfigDict:
     """A training stage.
 
@@ -73,7 +109,7 @@ def train(method: str, *, data: ConfigDict, init: ConfigDict | str, **settings: 
             "kind": "train",
             "method": method,
             "options": dict(m.options),
-            "normalize": m.normalize,  # example (a mean over each response first) or token
+            "normalize": m.normalize,  # example (a mean over each response first), token, or pair
             "data": data,
             "dtype": "float32",  # of the computation, or bfloat16; parameters are float32
             "remat": "context",  # what is recomputed: none, all but context or dots, or full
@@ -101,6 +137,7 @@ def train(method: str, *, data: ConfigDict, init: ConfigDict | str, **settings: 
                 "warmup_steps": 0,
                 "warmup_epochs": 0.0,
                 "warmup_examples": 0,
+                "warmup_fraction": 0.0,  # of all steps
                 "decay": "cosine",  # or linear, constant
                 "final_fraction": 0.0,
                 "b1": 0.9,

@@ -4,10 +4,12 @@ rows of any step."""
 import random
 import unicodedata
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from lfjax.data.mixture import MIXTURE, load_mixture, mixture_blocks
 from lfjax.data.plan import Plan, density, rows_of
 from lfjax.data.records import Record
 from lfjax.data.rows import Encoded, Rows, encode_records
@@ -23,16 +25,18 @@ UNSAFE = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
 
 @dataclass(frozen=True)
 class Batches:
-    """A plan with all that fills it. Step n is random access; nothing is read from disk."""
+    """A plan with all that fills it. Step n is random access; nothing is read from disk.
+    `segments` as for `plan.rows_of`."""
 
     records: list[Record]
     encoded: Encoded
     plan: Plan
     normalize: str
+    segments: int = 0
 
     def rows(self, step: int) -> Rows:
         """The rows of a step (from 0) as numpy arrays."""
-        return rows_of(self.plan, step, self.encoded.units, self.normalize)
+        return rows_of(self.plan, step, self.encoded.units, self.normalize, self.segments)
 
     def record_ids(self, step: int) -> list[str]:
         """The ids of the records that a step takes."""
@@ -44,24 +48,32 @@ class Batches:
         return [len(s.ids) for unit in units for s in unit.segments]
 
 
-def load_records(data, path: str, seed: int) -> tuple[Loaded, list[Record]]:
+def load_records(data, paths: Mapping[str, str], seed: int) -> tuple[Loaded, list[Record]]:
     """The records of a data block, those kept out apart. The same seed keeps out the same ones.
-    Options that are None are those that nobody set: the source has its own defaults.
 
-    Raises: UserError if more are to be kept out than there are, less one.
+    Args:
+      paths: where what the block reads was found, by role (`mixture.data_inputs`).
+
+    Raises: UserError if more are to be kept out than there are, less one, and as `load` and
+    `load_mixture` do.
     """
-    loaded = load(
-        path,
-        data.source,
-        options={k: v for k, v in data.options.to_dict().items() if v is not None},
-        downsample=data.downsample,
-        seed=seed,
-        on_error=data.on_error,
-    )
+    how = dict(downsample=data.downsample, seed=seed, on_error=data.on_error)
+    options = data.options.to_dict()
+    if data.source == MIXTURE:
+        given = [name for name, value in options.items() if value is not None]
+        if given:
+            raise UserError(
+                f"data.options.{given[0]} is set, but the sources of a mixture have their options "
+                "in its blocks."
+            )
+        loaded = load_mixture(mixture_blocks(data, paths), **how)
+    else:
+        loaded = load(paths["data"], data.source, options=options, **how)
     count = data.heldout_examples
     if not 0 <= count < len(loaded.records):
         raise UserError(
-            f"data.heldout_examples={count}: {path} has {len(loaded.records)} records to train on."
+            f"data.heldout_examples={count}: {paths.get('data', 'the mixture')} has "
+            f"{len(loaded.records)} records to train on."
         )
     out = set(random.Random(seed).sample(range(len(loaded.records)), count))
     heldout = [r for i, r in enumerate(loaded.records) if i in out]
@@ -96,6 +108,7 @@ def encode(config, records: list[Record], views, tokenizer, template: str) -> En
 def describe(loaded: Loaded, batches: Batches) -> list[str]:
     """What will be learned, in a few lines for the terminal."""
     good = sum(r.satisfactory for r in batches.records)
+    sources = Counter(safe(r.source) for r in batches.records)
     plan, units = batches.plan, batches.encoded.units
     lengths = np.array([u.length for u in units])
     left_out = loaded.dropped + batches.encoded.counts
@@ -104,6 +117,7 @@ def describe(loaded: Loaded, batches: Batches) -> list[str]:
     lines = [
         f"records: {len(batches.records)} "
         f"({good} satisfactory, {len(batches.records) - good} not), {len(units)} used",
+        *([f"of these: {told(sources)}"] if len(sources) > 1 else []),
         f"left out: {told(left_out)}; prompts trimmed: {trimmed}",
         f"steps: {plan.steps} ({plan.epoch_steps} an epoch, "
         f"{plan.epoch_examples / plan.epoch_steps:.1f} examples each), "

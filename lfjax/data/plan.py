@@ -9,11 +9,13 @@ random access; at most three numbers of rows occur.
 
 import itertools
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Int
 
 from lfjax.data.rows import Rows, Unit, place
+from lfjax.data.views import Role
 from lfjax.errors import UserError
 
 SHAPES = 3
@@ -49,6 +51,12 @@ class Plan:
     def shapes(self) -> list[int]:
         """The numbers of rows that occur, each compiled once."""
         return sorted(set(self.rows.tolist()))
+
+    @cached_property
+    def row_units(self) -> int:
+        """Units of the row that holds the most."""
+        step = np.repeat(np.arange(self.steps), np.diff(self.first))
+        return int(np.unique([step, self.row], axis=1, return_counts=True)[1].max())
 
     def units_of(self, step: int) -> Int[np.ndarray, "n"]:
         """Indices of the units that a step takes."""
@@ -173,14 +181,26 @@ def few_shapes(needed: Int[np.ndarray, "s"], multiple: int) -> Int[np.ndarray, "
     return best[np.searchsorted(best, needed)]
 
 
-def rows_of(plan: Plan, step: int, units: list[Unit], normalize: str) -> Rows:
-    """The rows of one step as numpy arrays."""
-    rows = Rows.empty(int(plan.rows[step]), plan.row_tokens)
-    number = 1
+def rows_of(plan: Plan, step: int, units: list[Unit], normalize: str, segments: int = 0) -> Rows:
+    """The rows of one step as numpy arrays.
+
+    Args:
+      normalize: `example`, `token` or `pair`: what a token and an example weigh (`rows.place`).
+        With `pair`, the chosen tokens together weigh as much as the step's examples, so that a
+        weighted sum over them, divided like the rest, is their mean in the step.
+      segments: the most that a unit has, where the loss reads whole segments; 0 leaves their tables
+        without width.
+    """
+    width = plan.row_units * segments if segments else 0
+    rows = Rows.empty(int(plan.rows[step]), plan.row_tokens, width)
+    number = np.ones(len(rows.mass), int)
     part = slice(plan.first[step], plan.first[step + 1])
     columns = (column[part].tolist() for column in (plan.unit, plan.row, plan.offset))
     for unit, row, offset in zip(*columns):
-        number = place(rows, units[unit], row, offset, number, normalize)
+        number[row] = place(rows, units[unit], row, offset, int(number[row]), normalize)
+    if normalize == "pair":
+        chosen = (rows.role == Role.CHOSEN) & (rows.weight > 0)
+        rows.weight[chosen] *= rows.mass.sum() / max(chosen.sum(), 1)
     return rows
 
 

@@ -1,7 +1,7 @@
 """Rows: the one struct between data and loss, and how records become the segments that fill it.
 
-b rows, t tokens. A record's views become segments; all segments of a record form a unit that is
-placed in one row, so that twins can find each other.
+b rows, t tokens, s segments of a row. A record's views become segments; all segments of a record
+form a unit that is placed in one row, so that twins can find each other.
 """
 
 from collections import Counter
@@ -30,11 +30,18 @@ class Rows:
       tokens: input ids.
       targets: the next token of the same segment, 0 at its end.
       positions: index within the segment, which is what the model's position encoding sees.
-      segment: numbers the segments of the batch from 1; 0 is padding.
+      segment: numbers the segments of a row from 1; 0 is padding.
       weight: what the target counts in the loss, 0 where nothing is learned.
       role: `views.Role` of the target, 0 outside of every supervised span.
       twin: index in the same row of the same target in the linked view, or -1.
       mass: per row, what its examples weigh in the loss's denominator.
+      kind, pair, ref_logp: tables of the row's segments, entry i for segment number i + 1, of no
+        width where the loss reads tokens alone. `kind` is the role of the segment's targets (0: no
+        such segment), `pair` the entry of the segment that it is compared with or -1, and
+        `ref_logp` the log-probability of all its targets under the frozen reference.
+
+    A record's segments lie in one row, so that a comparison never crosses devices or
+    micro-batches.
     """
 
     tokens: Int[Numbers, "b t"]
@@ -45,10 +52,13 @@ class Rows:
     role: Int[Numbers, "b t"]
     twin: Int[Numbers, "b t"]
     mass: Float[Numbers, "b"]
+    kind: Int[Numbers, "b s"]
+    pair: Int[Numbers, "b s"]
+    ref_logp: Float[Numbers, "b s"]
 
     @staticmethod
-    def empty(b: int, t: int) -> "Rows":
-        """Padding only, as numpy arrays."""
+    def empty(b: int, t: int, s: int = 0) -> "Rows":
+        """Padding only, as numpy arrays; `s` is the width of the tables of segments."""
         ints = {
             name: np.zeros((b, t), np.int32)
             for name in ("tokens", "targets", "positions", "segment", "role")
@@ -58,12 +68,16 @@ class Rows:
             weight=np.zeros((b, t), np.float32),
             twin=np.full((b, t), -1, np.int32),
             mass=np.zeros(b, np.float32),
+            kind=np.zeros((b, s), np.int32),
+            pair=np.full((b, s), -1, np.int32),
+            ref_logp=np.zeros((b, s), np.float32),
         )
 
 
 @dataclass(frozen=True)
 class Segment:
-    """One view in tokens; the targets are ids[first:]. `trimmed` prompt tokens were cut off."""
+    """One view in tokens; the targets are ids[first:]. `trimmed` prompt tokens were cut off;
+    `ref_logp` is filled in by a reference pass."""
 
     ids: Int[np.ndarray, "n"]
     first: int
@@ -71,6 +85,8 @@ class Segment:
     weight: float
     twin: int | None
     trimmed: int = 0
+    pair: int | None = None
+    ref_logp: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -99,6 +115,11 @@ class Encoded:
     def lengths(self) -> Int[np.ndarray, "u"]:
         """Tokens of each unit."""
         return np.array([u.length for u in self.units])
+
+    @property
+    def most_segments(self) -> int:
+        """Segments of the unit that has the most."""
+        return max(len(u.segments) for u in self.units)
 
 
 def encode_records(
@@ -178,7 +199,7 @@ def _segments(shown: list[View], tokenizer, template, split=False) -> list[Segme
     for view in shown:
         prompt = render_prompt(template, view.prompt, view.judgment, tokenizer=tokenizer)
         ids, first = encode_supervised(tokenizer, prompt, view.response, split=split)
-        out.append(Segment(ids, first, int(view.role), view.weight, view.twin))
+        out.append(Segment(ids, first, int(view.role), view.weight, view.twin, pair=view.pair))
     return out
 
 
@@ -204,12 +225,13 @@ def shift(ids: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
 
 def place(rows: Rows, unit: Unit, row: int, offset: int, number: int, normalize: str) -> int:
     """Write a unit into numpy rows at (row, offset), its segments numbered from `number`; the next
-    free number.
+    free number of that row.
 
     With `normalize = example` a view's weight is spread over its targets and the example weighs 1;
     with `token` every target weighs what its view weighs and the example as much as its response
-    has tokens.
+    has tokens; with `pair` every target weighs what its view weighs and the example 1.
     """
+    begin, tables = number - 1, rows.kind.shape[1] > 0
     starts = offset + np.cumsum([0] + [len(s.ids) for s in unit.segments])
     targets = [span(s) + start for s, start in zip(unit.segments, starts)]
     for s, start, here in zip(unit.segments, starts, targets):
@@ -222,8 +244,12 @@ def place(rows: Rows, unit: Unit, row: int, offset: int, number: int, normalize:
         rows.role[row, here] = s.role
         if s.twin is not None:
             rows.twin[row, here] = targets[s.twin]
+        if tables:
+            rows.kind[row, number - 1] = s.role
+            rows.pair[row, number - 1] = -1 if s.pair is None else begin + s.pair
+            rows.ref_logp[row, number - 1] = s.ref_logp
         number += 1
-    rows.mass[row] += 1 if normalize == "example" else len(targets[0])
+    rows.mass[row] += len(targets[0]) if normalize == "token" else 1
     return number
 
 

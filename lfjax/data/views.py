@@ -40,7 +40,7 @@ class View:
 
     `weight` is what the mean over the response's tokens counts in the example's loss; with 0 the
     tokens are scored but not learned. `twin` is the index, among the views of the record, of the
-    one whose same token is linked.
+    one whose same token is linked; `pair` of the one that it is compared with as a whole.
     """
 
     role: Role
@@ -49,6 +49,7 @@ class View:
     judgment: str | None = None
     weight: float = 1.0
     twin: int | None = None
+    pair: int | None = None
 
 
 def plain(
@@ -86,12 +87,24 @@ def refine(
     return View(role, shown, need_refinement(record), None, weight, twin)
 
 
-def pair(record: Record, *, weights: tuple[float, float] = (1.0, 1.0)) -> list[View]:
+def pair(record: Record) -> list[View]:
     """x, y⁺, y⁻: two plain views, the chosen response first. None for a record whose responses are
     all equally good, which says nothing of a preference."""
-    texts = best_and_worst(record)
     roles = (Role.CHOSEN, Role.REJECTED)
-    return [View(*v) for v in zip(roles, (record.prompt,) * 2, texts, (None,) * 2, weights)]
+    return [
+        View(role, record.prompt, text, pair=1 - i)
+        for i, (role, text) in enumerate(zip(roles, best_and_worst(record)))
+    ]
+
+
+def refined(record: Record, role: Role = Role.PLAIN, *, weight: float = 1.0) -> View:
+    """x → y′: the improved response as if it had been the first."""
+    return View(role, record.prompt, need_refinement(record), None, weight)
+
+
+def best(record: Record, role: Role = Role.PLAIN, *, weight: float = 1.0) -> list[View]:
+    """x → y⁺: the response that the record prefers to another; none where it prefers none."""
+    return [View(role, record.prompt, text, None, weight) for text in best_and_worst(record)[:1]]
 
 
 def after_response(record: Record, request: str) -> tuple[Message, ...]:

@@ -5,10 +5,12 @@ have been added up, so that its value does not depend on how a batch was cut. Me
 too.
 """
 
+from functools import partial
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 
 class Total(NamedTuple):
@@ -32,3 +34,18 @@ def masked_mean(values: Float[Array, "b t"], mask: Bool[Array, "b t"]) -> Total:
     """The mean of `values` where `mask`, as a Total; what the mask hides may be anything, NaN
     included."""
     return Total(jnp.where(mask, values, 0.0).sum(), mask.sum().astype(values.dtype))
+
+
+def segment_sum(
+    values: Float[Array, "b t"], segment: Int[Array, "b t"], count: int
+) -> Float[Array, "b {count}"]:
+    """Sums over the tokens of each segment of a row, entry i for segment number i + 1; padding
+    (number 0) is in none. Not valued tokens should be 0."""
+    one_row = partial(jax.ops.segment_sum, num_segments=count + 1)
+    return jax.vmap(one_row)(values, segment)[:, 1:]
+
+
+def at_pair(values: Float[Array, "b s"], pair: Int[Array, "b s"]) -> Float[Array, "b s"]:
+    """The value of the segment that each one is compared with; 0 where there is none."""
+    found = jnp.take_along_axis(values, jnp.maximum(pair, 0), axis=1)
+    return jnp.where(pair >= 0, found, 0.0)

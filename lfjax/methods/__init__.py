@@ -1,10 +1,29 @@
-"""The methods, in one dict. Each is a file that can be read beside its paper."""
+"""The methods, in one dict. Each file can be read beside its paper; a baseline that is another
+method with other options is named as such."""
+
+from dataclasses import replace
 
 from lfjax.errors import UserError, nearest
-from lfjax.methods import cut, sft
+from lfjax.methods import cut, dpo, sft
 from lfjax.methods.method import Method
 
-METHODS: dict[str, Method] = {"sft": sft.METHOD, "cut": cut.METHOD}
+
+def _as(method: Method, **options) -> Method:
+    """A method under other defaults."""
+    return replace(method, options={**method.options, **options})
+
+
+METHODS: dict[str, Method] = {
+    "sft": sft.METHOD,
+    "cut": cut.METHOD,
+    "dpo": dpo.METHOD,
+    "hindsight": _as(cut.METHOD, use_l1=False),
+    "unlikelihood": _as(cut.METHOD, detect="all"),
+    "forward_prediction": replace(_as(sft.METHOD, target="forward"), normalize="example"),
+    "critique_sft": _as(sft.METHOD, target="critique"),
+    "ilf_mle": replace(_as(sft.METHOD, target="refinement"), normalize="example"),
+    "best_of_n": replace(_as(sft.METHOD, target="best"), normalize="example"),
+}
 
 
 def get_method(name: str) -> Method:

@@ -17,8 +17,10 @@ class Method:
       views: (record, **options) -> the views to show; none leaves the record out.
       loss: (logp_bt, rows, **options) -> (Total, metrics as Totals).
       options: every option with its default; `views` and `loss` both get all of them.
-      normalize: `example` (a mean over each response, then over examples) or `token`.
+      normalize: `example` (a mean over each response, then over examples), `token`, or, where the
+        loss compares whole responses, `pair`.
       check: (**options) raises a UserError for an option that makes no sense.
+      needs_reference: (**options) -> whether the loss reads the column `ref_logp`.
     """
 
     views: Callable[..., list[View]]
@@ -26,6 +28,7 @@ class Method:
     options: dict[str, Any] = field(default_factory=dict)
     normalize: str = "example"
     check: Callable[..., None] = lambda **_: None
+    needs_reference: Callable[..., bool] = lambda **_: False
 
     def checked(self, given: dict[str, Any]) -> dict[str, Any]:
         """All options, those not given at their defaults.
@@ -42,3 +45,10 @@ class Method:
     def views_of(self, options: dict[str, Any]) -> Callable[[Record], list[View]]:
         """`views` with its options filled in."""
         return lambda record: self.views(record, **options)
+
+    def checked_normalize(self, given: str) -> str:
+        """Raises: UserError for a normalisation that the loss cannot be given."""
+        known = ("pair",) if self.normalize == "pair" else ("example", "token")
+        if given not in known:
+            raise UserError(f"normalize='{given}': this method takes {' or '.join(known)}.")
+        return given

@@ -3,6 +3,7 @@
 import json
 import time
 from collections import deque
+from functools import cache
 
 import jax
 import numpy as np
@@ -10,6 +11,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lfjax.data.load import Batches, describe, encode, eos_share, load_records
+from lfjax.data.mixture import data_inputs
 from lfjax.data.plan import make_plan
 from lfjax.data.rows import Rows
 from lfjax.data.templates import export_text, speaking, template_text
@@ -17,16 +19,18 @@ from lfjax.data.tokenize import load_tokenizer, tokenizer_files
 from lfjax.errors import UserError, nearest
 from lfjax.losses import Total
 from lfjax.methods import get_method
+from lfjax.methods.method import Method
 from lfjax.models.config import ModelConfig, read_hf_config
 from lfjax.models.flops import train_flops
 from lfjax.models.hf import save_hf, stored_dtype
 from lfjax.sharding import BATCH, axis_size, put
 from lfjax.stages.artifacts import Result, Stage
 from lfjax.stages.blame import make_blame
+from lfjax.stages.reference import with_reference
 from lfjax.stages.trainable import check_model, make_trainable
 from lfjax.training.checkpoint import Checkpoints
 from lfjax.training.logs import MetricLog, StopSignal, progress
-from lfjax.training.optimizer import in_steps, make_optimizer, make_schedule
+from lfjax.training.optimizer import in_steps, make_optimizer, make_schedule, warmup
 from lfjax.training.step import (
     abstract_state,
     batch_shardings,
@@ -42,14 +46,13 @@ SPEED_STEPS = 20  # tokens/s is that of so many steps: evaluations and saves sta
 def inputs(config) -> dict[str, str]:
     """What the stage reads: the records, and a model directory or the name of an earlier stage."""
     init = config.init if isinstance(config.init, str) else config.init.path
-    if config.data.path is None:
-        raise UserError("data.path is not set: give a file of records, --config.data.path=FILE.")
+    data = data_inputs(config.data)
     if init is None:
         raise UserError(
             "model.path is not set: give a model directory or a hub id, --config.model.path=DIR."
         )
     adapter = {"adapter": config.lora.adapter} if config.lora.adapter else {}
-    return {"data": config.data.path, "init": init, **adapter}
+    return {**data, "init": init, **adapter}
 
 
 def train(stage: Stage) -> Result:
@@ -61,7 +64,7 @@ def train(stage: Stage) -> Result:
     # --- data ---------------------------------------------------------------------------------
     template = template_text(c.data.template, source)
     tokenizer = speaking(load_tokenizer(source), template)
-    batches, heldout, every = make_data(stage, method.views_of(options), tokenizer, template)
+    batches, heldout, every = make_data(stage, method, options, tokenizer, template)
 
     # --- model and shardings ------------------------------------------------------------------
     raw = read_hf_config(source)
@@ -87,11 +90,17 @@ def train(stage: Stage) -> Result:
     state_shardings, frozen_shardings = jax.tree.map(lambda x: x.sharding, (abstract, frozen))
     checkpoints = Checkpoints(stage.folder / "checkpoints", keep=c.keep, best=c.best)
     done, before = checkpoints.latest() or 0, 0.0
+    fresh = cache(model.fresh)  # for the reference and for the state, which uses it up
+    if method.needs_reference(**options):
+        parts = {"train": batches} | ({"heldout": heldout} if heldout else {})
+        parts = with_reference(stage, parts, model.logprobs, lambda: (fresh(), frozen))
+        batches, heldout = parts["train"], parts.get("heldout")
     if done:
         state, before = checkpoints.restore(done, abstract), checkpoints.meta(done)["seconds"]
         print(f"  continuing after step {done} of {batches.plan.steps}", flush=True)
     else:
-        state = new_state(model.fresh(), tx, state_shardings)
+        state = new_state(fresh(), tx, state_shardings)
+    del fresh  # when continuing, it may hold the start of the model
 
     # --- the step -----------------------------------------------------------------------------
     rows_sharding = batch_shardings(Rows.empty(1, 1), mesh)
@@ -174,13 +183,12 @@ def train(stage: Stage) -> Result:
 
 
 def make_data(
-    stage: Stage, views, tokenizer, template
+    stage: Stage, method: Method, options, tokenizer, template
 ) -> tuple[Batches, Batches | None, dict[str, int]]:
     """Batches to train on, batches to evaluate on, and the intervals in steps."""
-    c = stage.config
-    if c.normalize not in ("example", "token"):
-        raise UserError(f"normalize='{c.normalize}': expected example or token.")
-    loaded, kept_out = load_records(c.data, stage.inputs["data"], stage.seed)
+    c, views = stage.config, method.views_of(options)
+    normalize = method.checked_normalize(c.normalize)
+    loaded, kept_out = load_records(c.data, stage.inputs, stage.seed)
     encoded = encode(c, loaded.records, views, tokenizer, template)
     how = dict(
         row_tokens=c.row_tokens,
@@ -194,9 +202,10 @@ def make_data(
     if not total:
         raise UserError("none of total_steps, total_epochs and total_examples is set.")
     plan = make_plan(encoded.lengths, steps=total, **sizes, **how)
-    batches = Batches(loaded.records, encoded, plan, c.normalize)
+    tables = encoded.most_segments if normalize == "pair" else 0
+    batches = Batches(loaded.records, encoded, plan, normalize, tables)
     every = {name: in_steps(c, name, **unit) for name in ("eval", "save", "blame")}
-    every["warmup"] = in_steps(c.optimizer, "warmup", **unit)
+    every["warmup"] = warmup(c.optimizer, total, **unit)
     for line in describe(loaded, batches):
         print("  " + line, flush=True)
     ended = eos_share(encoded, tokenizer, template)
@@ -212,7 +221,7 @@ def make_data(
         raise UserError("evaluation needs records: set data.heldout_examples.")
     encoded = encode(c, kept_out, views, tokenizer, template)
     plan = make_plan(encoded.lengths, batch_rows=max(batches.plan.shapes), **how)
-    return batches, Batches(kept_out, encoded, plan, c.normalize), every
+    return batches, Batches(kept_out, encoded, plan, normalize, tables), every
 
 
 def evaluate(eval_step, params, frozen, heldout: Batches, mesh) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """AdamW with warm-up and decay, from a config; and the one helper that turns epochs and examples
 into steps."""
 
+import math
 import re
 
 import jax
@@ -36,6 +37,22 @@ def in_steps(config, name: str, *, epoch_steps: int, epoch_examples: int, defaul
         ]
         return max(1, round(value * per_unit))
     return default
+
+
+def warmup(config, total_steps: int, **epoch: int) -> int:
+    """Steps of warm-up: `warmup_steps`, `_epochs`, `_examples`, or `warmup_fraction` of all steps,
+    rounded up as the Hugging Face trainer does.
+
+    Raises: UserError if two are set, or the fraction is not one.
+    """
+    steps = in_steps(config, "warmup", **epoch)
+    fraction = config.warmup_fraction
+    if not 0 <= fraction <= 1 or (fraction and steps):
+        raise UserError(
+            f"optimizer.warmup_fraction={fraction}: expected 0 to 1, and 0 where the warm-up is "
+            "given in another unit."
+        )
+    return steps or math.ceil(fraction * total_steps)
 
 
 def make_schedule(

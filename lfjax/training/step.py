@@ -74,7 +74,8 @@ def sum_and_grad(loss_fn: LossFn, micro_batches: int = 1):
     def split(x):
         if x.shape[0] % micro_batches:
             raise ValueError(f"{x.shape[0]} rows do not split into {micro_batches} micro-batches")
-        x = jnp.swapaxes(x.reshape(-1, micro_batches, *x.shape[1:]), 0, 1)
+        x = x.reshape(x.shape[0] // micro_batches, micro_batches, *x.shape[1:])
+        x = jnp.swapaxes(x, 0, 1)
         return constrain(x, None, BATCH, *(None,) * (x.ndim - 2))
 
     def accumulated(params, batch, frozen=None, key=None):

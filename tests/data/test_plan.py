@@ -206,7 +206,13 @@ def test_rows_of_the_authors_data(authors):
         units = [out.units[u] for u in plan.units_of(step)]
         assert rows.tokens.shape == (plan.rows[step], 4096)
         assert (rows.segment > 0).sum() == sum(u.length for u in units)
-        assert rows.segment.max() == sum(len(u.segments) for u in units)
+        of_row = [
+            [u for u, r in zip(units, entries(plan, step)[1]) if r == n]
+            for n in range(len(rows.mass))
+        ]
+        assert rows.segment.max(axis=1).tolist() == [
+            sum(len(u.segments) for u in us) for us in of_row
+        ]
         assert rows.mass.sum() == len(units) == 8
         assert rows.weight.sum() == pytest.approx(8, rel=1e-5)  # ½ + ½, or 1
         for unit, row, offset in zip(units, *entries(plan, step)[1:]):
