@@ -12,6 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from lfjax.data.filters import FILTERS
 from lfjax.data.mixture import MIXTURE, check_block
 from lfjax.data.sources import SOURCES
 from lfjax.errors import UserError, nearest
@@ -165,11 +166,132 @@ def train(method: str, *, data: ConfigDict, init: ConfigDict | str, **settings: 
         }
     )
     c.init = init
+    return _set(f"train('{method}')", c, settings)
+
+
+def generate(
+    *, data: ConfigDict, init: ConfigDict | str | None = None, **settings: Any
+) -> ConfigDict:
+    """A stage that collects responses to prompts, or refinements of judged responses.
+
+    Args:
+      data: the recipe's data block, or `of_stage`.
+      init: the recipe's model block or the name of an earlier stage; None where an endpoint is
+        asked.
+      **settings: any of the values below.
+
+    Raises: UserError for a setting that there is not.
+    """
+    c = ConfigDict(
+        {
+            "kind": "generate",
+            "data": data,
+            "asks": "response",  # or refinement: of a judged response
+            "part": "train",  # or heldout: the records that data.heldout_examples keeps out
+            "examples": 0,  # prompts, drawn by the seed; 0 takes all in their order
+            "first_example": 0,  # where in the drawn order this stage begins
+            "samples": 1,  # responses to each prompt
+            "judgment": "",  # shown before the response, as in training (hindsight's query)
+            **_answering(temperature=1.0, max_new_tokens=512),
+        }
+    )
+    c.init = init or ""
+    return _set("generate", c, settings)
+
+
+def judge(
+    judge: str, *, data: ConfigDict, init: ConfigDict | str | None = None, **settings: Any
+) -> ConfigDict:
+    """A stage that collects feedback on responses.
+
+    Args:
+      judge: what is asked for, a name of `lfjax.judges.JUDGES` (docs/judges.md), or `rule`.
+      data: the recipe's data block, or `of_stage`.
+      init: the recipe's model block or the name of an earlier stage, where a local model judges.
+      **settings: any of the values below.
+
+    Raises: UserError for a setting that there is not.
+    """
+    c = ConfigDict(
+        {
+            "kind": "judge",
+            "judge": judge,
+            "data": data,
+            "rule": "",  # package.module:function, where the judge is `rule`
+            "rule_options": ConfigDict(),  # of that function
+            "question": "",  # path of a .jinja file instead of the judge's own template
+            **_answering(temperature=0.0, max_new_tokens=1024),
+        }
+    )
+    c.init = init or ""
+    return _set(f"judge('{judge}')", c, settings)
+
+
+def filter_(name: str, *, data: ConfigDict) -> ConfigDict:
+    """A stage that applies one of `lfjax.data.filters.FILTERS` to records.
+
+    Raises: UserError for a name that is none of them.
+    """
+    if name not in FILTERS:
+        raise UserError(f"filter_: unknown '{name}'. {nearest(name, FILTERS)}")
+    return ConfigDict({"kind": "filter", "filter": name, "data": data})
+
+
+def of_stage(data: ConfigDict, stage: str, **changed: Any) -> ConfigDict:
+    """A data block for what an earlier stage wrote. Template and error handling stay those of the
+    recipe's block, also when they are set on the command line."""
+    c = ConfigDict(data.to_dict())
+    c.update(path=stage, source="records", mixture={}, downsample=-1.0, heldout_examples=0)
+    for name in ("template", "on_error"):
+        c[name] = data.get_ref(name)
+    c.update(changed)
+    return c
+
+
+def _answering(*, temperature: float, max_new_tokens: int) -> dict[str, Any]:
+    """Who answers, and how."""
+    return {
+        "max_new_tokens": max_new_tokens,
+        "sampling": {
+            "temperature": temperature,  # 0 takes the likeliest token
+            "top_k": 0,
+            "top_p": 1.0,
+            "min_p": 0.0,
+            "repetition_penalty": 1.0,
+        },
+        "stop": (),  # texts before which an answer is cut
+        # a local model
+        "dtype": "float32",  # of weights and activations, or bfloat16
+        "slots": 32,  # answers that are drawn at once
+        "max_tokens": 2048,  # of prompt and answer
+        # or an OpenAI-compatible server, if it has a URL
+        "endpoint": {
+            "url": "",  # up to and without /chat/completions
+            "model": "",
+            "key_env": "OPENAI_API_KEY",  # variable that holds the key; empty for none
+            "concurrency": 16,
+            "requests_per_minute": 0.0,  # limits; 0 for none
+            "tokens_per_minute": 0.0,
+            "timeout_s": 120.0,  # of an attempt
+            "deadline_s": 600.0,  # of a request with all its attempts
+            "prompt_price": 0.0,  # of a million tokens read, and written
+            "price": 0.0,
+            "budget": -1.0,  # in the prices' currency, for all answers of the workdir; -1 for none
+        },
+    }
+
+
+def _set(where: str, c: ConfigDict, settings: dict[str, Any]) -> ConfigDict:
+    """Put each setting where its name is: in the stage's config, or in one of its groups.
+
+    Raises: UserError for a name that is nowhere.
+    """
+    groups = [c[name] for name in ("options", "optimizer", "sampling", "endpoint") if name in c]
     for name, value in settings.items():
-        place = next((p for p in (c, c.options, c.optimizer) if name in p), None)
+        place = next((p for p in (c, *groups) if name in p), None)
         if place is None:
-            known = [*c, *c.options, *c.optimizer]
-            raise UserError(f"train('{method}'): unknown setting '{name}'. {nearest(name, known)}")
+            known = [key for p in (c, *groups) for key in p]
+            raise UserError(f"{where}: unknown setting '{name}'. {nearest(name, known)}")
         if isinstance(place[name], ConfigDict) and not isinstance(value, ConfigDict):
             place[name].update(value)
         else:

@@ -34,6 +34,17 @@ TRAIN_RULES = (
     (r"(^|/)(step|count)$", P()),
 )
 
+# Parameters of `Unrolled`, split along the same dimensions as in training, so that they get there
+# without communication. Rows of activations are not split over fsdp, so that products over split
+# dimensions are summed and no weight is gathered.
+DECODE_RULES = (
+    (r"(embed|head)/embedding$", P("tensor", "fsdp")),
+    (r"layer_\d+/.*/(q|k|v|gate|up)/kernel$", P("fsdp", "tensor")),
+    (r"layer_\d+/.*/(o|down)/kernel$", P("tensor", "fsdp")),
+    (r"layer_\d+/attn/[qkv]_bias$", P("tensor")),
+    (r"norm/scale$", P()),
+)
+
 
 def make_mesh(shape: dict[str, int]) -> Mesh:
     """A mesh over all devices from sizes per axis, one of which may be -1 (the rest).

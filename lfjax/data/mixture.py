@@ -4,18 +4,126 @@ load_mixture({
     "chat": {"path": "tulu.jsonl", "source": "messages", "weight": 3.0},
     "summaries": {"path": "train.jsonl", "source": "defacto", "weight": 1.0},
 }, seed=42)
+
+A config names such blocks in `data.mixture`, or a JSON file of them in `data.path`, where
+`data.source` is `mixture`.
 """
 
+import json
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from numbers import Real
+from pathlib import Path
 from typing import Any
 
 from lfjax.data.records import Record
 from lfjax.data.sources import Loaded, load
 from lfjax.errors import UserError, nearest
 
-BLOCK = ("path", "source", "weight", "options", "downsample")
+MIXTURE = "mixture"  # stands where a config names a source
+# field of a block -> (type, its name in messages)
+BLOCK = {
+    "path": (str, "a text"),
+    "source": (str, "a text"),
+    "weight": (Real, "a number"),
+    "options": (Mapping, "an object"),
+    "downsample": (Real, "a number"),
+}
+NEEDED = ("path", "source", "weight")
+
+
+# --- what a config says of a mixture ----------------------------------------------------------
+
+
+def data_inputs(data) -> dict[str, str]:
+    """What a config's data block reads, by role: its file, and for a mixture the file or stage of
+    every block as `data/NAME`.
+
+    Raises: UserError for a path that is not set, or a mixture that cannot be read.
+    """
+    if data.source == MIXTURE and data.mixture:
+        if data.path is not None:
+            raise UserError(
+                f"data.path={data.path}: this recipe's mixture has a path for each block, "
+                f"--config.data.mixture.{next(iter(data.mixture))}.path=FILE; or set data.source "
+                "as well, to learn from that file alone."
+            )
+        paths = {name: block.path for name, block in data.mixture.items()}
+        for name, path in paths.items():
+            if path is None:
+                raise UserError(
+                    f"data.mixture.{name}.path is not set: give a file of records, "
+                    f"--config.data.mixture.{name}.path=FILE."
+                )
+        return {f"data/{name}": path for name, path in paths.items()}
+    if data.path is None:
+        raise UserError("data.path is not set: give a file of records, --config.data.path=FILE.")
+    blocks = read_mixture(data.path) if data.source == MIXTURE else {}
+    return {"data": data.path, **{f"data/{name}": b["path"] for name, b in blocks.items()}}
+
+
+def mixture_blocks(data, paths: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """The blocks of a config whose source is `mixture`, for `load_mixture`.
+
+    Args:
+      paths: by the roles of `data_inputs`, where each was found.
+    """
+    blocks = data.mixture.to_dict() or read_mixture(paths["data"])
+    return {name: {**block, "path": paths[f"data/{name}"]} for name, block in blocks.items()}
+
+
+def read_mixture(path: str) -> dict[str, dict[str, Any]]:
+    """Blocks by name out of a JSON file; their paths are relative to its folder.
+
+    Raises: UserError if there is no such file, or it holds something else.
+    """
+
+    def once(pairs):
+        names = [name for name, _ in pairs]
+        for name in names:
+            if names.count(name) > 1:
+                raise UserError(f"{path}: '{name}' stands there twice.")
+        return dict(pairs)
+
+    try:
+        blocks = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=once)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: cannot be read as UTF-8 text ({error}).") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg}).") from None
+    if not isinstance(blocks, dict) or not all(isinstance(b, dict) for b in blocks.values()):
+        raise UserError(
+            f"{path}: expected an object of blocks, such as "
+            '{"chat": {"path": "chat.jsonl", "source": "messages", "weight": 3}}.'
+        )
+    for name, block in blocks.items():
+        check_block(f"{path}: block '{name}'", block)
+        if "://" not in block["path"]:
+            block["path"] = str(Path(path).parent / block["path"])
+    return blocks
+
+
+def check_block(where: str, block: Mapping[str, Any], needed: Sequence[str] = NEEDED) -> None:
+    """Raises: UserError for a field that is missing, unknown, or of another type."""
+    for field in block:
+        if field not in BLOCK:
+            raise UserError(f"{where}: unknown field '{field}'. {nearest(field, BLOCK)}")
+    for field, (kind, expected) in BLOCK.items():
+        value = block.get(field)
+        if value is None:
+            if field in needed:
+                raise UserError(f"{where}: field '{field}' is missing; set it.")
+        elif not isinstance(value, kind) or isinstance(value, bool):
+            raise UserError(
+                f"{where}: field '{field}' is {type(value).__name__}, expected {expected}."
+            )
+
+
+# --- records ----------------------------------------------------------------------------------
 
 
 def load_mixture(
@@ -23,6 +131,7 @@ def load_mixture(
     *,
     seed: int,
     examples: int = 0,
+    downsample: float = -1.0,
     on_error: str = "stop",
 ) -> Loaded:
     """Load every block and mix what they hold.
@@ -32,30 +141,32 @@ def load_mixture(
         `options` and a `downsample` of its satisfactory records (as `load` does).
       seed: of the draws; the same one gives the same records in the same order.
       examples: how many records in all; 0 for as many as the shares allow (`mix`).
+      downsample: of blocks that have none of their own.
       on_error: `stop` or `skip`, as for `load`.
 
-    The names are prefixed to ids, reasons and messages (`chat/17`), so that ids differ.
+    The names are prefixed to ids, sources, reasons and messages (`chat/17` of `chat/messages`), so
+    that ids differ and counts are told by block.
 
-    Raises: UserError for a field of a block that is missing or unknown, and as `load` and `mix` do.
+    Raises: UserError for a field of a block that is missing or wrong, and, naming the block, as
+    `load` and `mix` do.
     """
     out, parts = Loaded([]), {}
     for name, block in blocks.items():
         where = f"data block '{name}'"
-        for field in block:
-            if field not in BLOCK:
-                raise UserError(f"{where}: unknown field '{field}'. {nearest(field, BLOCK)}")
-        for field in BLOCK[:3]:
-            if block.get(field) is None:
-                raise UserError(f"{where}: field '{field}' is missing; set it.")
-        loaded = load(
-            block["path"],
-            block["source"],
-            options=dict(block.get("options") or {}),
-            downsample=block.get("downsample", -1.0),
-            seed=seed,
-            on_error=on_error,
-        )
-        parts[name] = loaded.records
+        check_block(where, block)
+        own = block.get("downsample")
+        try:
+            loaded = load(
+                block["path"],
+                block["source"],
+                options=dict(block.get("options") or {}),
+                downsample=downsample if own is None else float(own),
+                seed=seed,
+                on_error=on_error,
+            )
+        except UserError as error:
+            raise type(error)(f"{where}: {error}") from None
+        parts[name] = [replace(r, source=f"{name}/{r.source}") for r in loaded.records]
         out.dropped += {f"{name}: {reason}": n for reason, n in loaded.dropped.items()}
         out.skipped += [f"{name}: {message}" for message in loaded.skipped]
     weights = {name: block["weight"] for name, block in blocks.items()}
@@ -85,7 +196,7 @@ def mix(
     if not parts or any("/" in name or not name for name in parts):
         raise UserError(f"mixture: names {list(parts)}, expected at least one, none with a '/'.")
     for name in parts:
-        if not weights[name] > 0:
+        if not 0 < weights[name] < math.inf:
             raise UserError(
                 f"mixture: the weight of '{name}' is {weights[name]}, expected a positive number; "
                 "leave the block out instead."

@@ -9,6 +9,8 @@ import contextlib
 import hashlib
 import io
 import json
+import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +19,8 @@ from lfjax.errors import UserError
 
 FIELD = "record"
 VERSION = "1.0.0"
+INFO = "dataset_info.json"  # what makes a folder a dataset
+POLL_SECONDS, WAIT_SECONDS = 2.0, 3600.0
 
 
 def write_tfds(
@@ -33,49 +37,80 @@ def write_tfds(
     Process 0 writes; all processes call this, and return when the dataset is there. The same
     records written again are left as they are.
 
-    Raises: UserError if other records are there already, a split is empty, or TFDS is not
-    installed.
+    Raises: UserError if other records are there already, a split is empty, the place cannot be
+    written, or TFDS is not installed.
     """
     import jax
 
-    tfds = _tfds()
     if not splits or not all(splits.values()):
         raise UserError(f"write_tfds: splits {list(splits)}, expected at least one, none empty.")
+    path, digest = dataset_path(data_dir, name), _digest(splits)
+    if jax.process_index():
+        wait_tfds(path)
+    elif not is_tfds(path):
+        _prepare(splits, path, digest)
+    if _open(path).info.description != digest:
+        raise UserError(
+            f"{path}: holds other records; choose another name or data_dir, or delete it."
+        )
+    return path
+
+
+def dataset_path(data_dir: str, name: str) -> str:
+    """Where `write_tfds` puts a dataset.
+
+    Raises: UserError for a name that TFDS does not take.
+    """
+    from etils import epath
+
     if not name.isidentifier() or name != name.lower():
-        raise UserError(
-            f"write_tfds: name '{name}', expected small letters, digits and underscores."
-        )
-    try:
-        if jax.process_index() == 0:
-            _prepare(tfds, splits, data_dir, name)
-    except ImportError as error:  # the package for a bucket
-        raise UserError(f"{data_dir}: cannot be written ({error}).") from None
-    finally:  # the others wait here, also for a process 0 that failed
-        if jax.process_count() > 1:
-            from jax.experimental import multihost_utils
-
-            multihost_utils.sync_global_devices(f"write_tfds {data_dir} {name}")
-    found = _builder(tfds, splits, data_dir, name)
-    if not found.is_prepared():
-        raise UserError(f"{data_dir}: process 0 could not write the dataset '{name}'.")
-    return str(found.data_dir)
+        raise UserError(f"TFDS: name '{name}', expected small letters, digits and underscores.")
+    return str(epath.Path(data_dir) / name / VERSION)
 
 
-def _prepare(tfds, splits, data_dir, name) -> None:
-    digest = _digest(splits)
-    builder = _builder(tfds, splits, data_dir, name, digest)
-    if not builder.is_prepared():
-        tfds.disable_progress_bar()  # the program has bars of its own
-        with contextlib.redirect_stdout(io.StringIO()):  # nothing is downloaded, as TFDS would say
-            builder.download_and_prepare()
-        return
-    # The builder's own `info` says what would be written, not what is there.
-    there = tfds.builder_from_directory(builder.data_dir).info.description
-    if there != digest:
-        raise UserError(
-            f"{builder.data_dir}: holds other records; choose another name or data_dir, or delete "
-            "it."
-        )
+def wait_tfds(path: str) -> None:
+    """Return when a dataset is there that another process writes.
+
+    Looks for it instead of meeting at a barrier of the devices: one of those would end while
+    process 0 is still reading a large set.
+
+    Raises: UserError if it is not there in `WAIT_SECONDS`.
+    """
+    end = time.monotonic() + WAIT_SECONDS
+    while not is_tfds(path):
+        if time.monotonic() > end:
+            raise UserError(
+                f"{path}: process 0 has not written it in {WAIT_SECONDS:.0f} seconds; its own "
+                "output says why."
+            )
+        time.sleep(POLL_SECONDS)
+
+
+def _prepare(splits, path: str, digest: str) -> None:
+    """Write a dataset beside its place, and move it there when it is complete.
+
+    TFDS does so by renaming its folder. A bucket cannot rename a folder at once, nor does
+    array_record write there: the files are copied, last of all the one that makes it a dataset.
+    """
+    from etils import epath
+
+    place, remote = epath.Path(path), "://" in path
+    with tempfile.TemporaryDirectory() as scratch:
+        data_dir = scratch if remote else str(place.parent.parent)
+        builder = _builder(splits, data_dir, place.parent.name, digest)
+        _tfds().disable_progress_bar()  # the program has bars of its own
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):  # TFDS tells of a download
+                builder.download_and_prepare()
+            if remote:
+                place.mkdir(parents=True, exist_ok=True)
+                files = sorted(epath.Path(builder.data_dir).iterdir(), key=lambda f: f.name == INFO)
+                for file in files:
+                    file.copy(place / file.name, overwrite=True)
+        except Exception as error:  # every file system raises its own
+            if isinstance(error, UserError):  # of a record
+                raise
+            raise UserError(f"{path}: cannot be written ({error}).") from error
 
 
 def _digest(splits) -> str:
@@ -87,8 +122,8 @@ def _digest(splits) -> str:
     return f"lfjax Records, sha256 {digest.hexdigest()}"
 
 
-def _builder(tfds, splits, data_dir, name, digest=""):
-    """The builder of a dataset."""
+def _builder(splits, data_dir: str, name: str, digest: str):
+    tfds = _tfds()
 
     class Records(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         def _info(self):
@@ -115,10 +150,10 @@ def _text(record: Record) -> str:
 
 
 class TfdsRecords(Sequence):
-    """The records of a split, read when they are asked for."""
+    """The records of a split, read when they are asked for. `folder` lives as long as they do."""
 
-    def __init__(self, source, path: str):
-        self.source, self.path = source, path
+    def __init__(self, source, path: str, folder: tempfile.TemporaryDirectory | None = None):
+        self.source, self.path, self.folder = source, path, folder
 
     def __len__(self) -> int:
         return len(self.source)
@@ -138,14 +173,13 @@ class TfdsRecords(Sequence):
 
 def read_tfds(path: str, split: str = "train") -> TfdsRecords:
     """The records of a directory that `write_tfds` returned, in their order, by random access.
+    Those of a bucket are fetched first: a request for each would take long.
 
     Raises: UserError if it is no TFDS dataset, has no such split, or holds something else.
     """
-    tfds = _tfds()
-    try:
-        builder = tfds.builder_from_directory(path)
-    except Exception as error:  # TFDS, protobuf and file systems each raise their own
-        raise UserError(f"{path}: is no TFDS dataset that can be read ({error}).") from None
+    from etils import epath
+
+    builder = _open(path)
     if split not in builder.info.splits:
         raise UserError(f"{path}: has no split '{split}'; it has {', '.join(builder.info.splits)}.")
     if list(builder.info.features or ()) != [FIELD]:
@@ -153,7 +187,25 @@ def read_tfds(path: str, split: str = "train") -> TfdsRecords:
             f"{path}: has the features {', '.join(builder.info.features)}; expected one, "
             f"'{FIELD}', as written by write_tfds."
         )
-    return TfdsRecords(builder.as_data_source(split=split), path)
+    folder = None
+    if "://" in path:
+        folder = tempfile.TemporaryDirectory()
+        for file in epath.Path(path).iterdir():
+            file.copy(epath.Path(folder.name) / file.name)
+        builder = _open(folder.name)
+    return TfdsRecords(builder.as_data_source(split=split), path, folder)
+
+
+def _open(path: str):
+    """The builder of a dataset that is there, with what it holds.
+
+    Raises: UserError if it cannot be read.
+    """
+    tfds = _tfds()
+    try:
+        return tfds.builder_from_directory(path)
+    except Exception as error:  # TFDS, protobuf and file systems each raise their own
+        raise UserError(f"{path}: is no TFDS dataset that can be read ({error}).") from None
 
 
 def is_tfds(path: str) -> bool:
@@ -164,7 +216,7 @@ def is_tfds(path: str) -> bool:
     from etils import epath
 
     try:
-        return (epath.Path(path) / "dataset_info.json").exists()
+        return (epath.Path(path) / INFO).exists()
     except Exception as error:  # every file system raises its own
         raise UserError(
             f"{path}: cannot be looked at ({type(error).__name__}: {error}). A path is a file, a "

@@ -1,11 +1,13 @@
-"""The decoder: RMSNorm, rotary positions, grouped-query attention, gated MLP; layers scanned over
-stacked parameters, what differs between them over arrays of the same length.
+"""The decoder: RMSNorm, rotary positions, grouped-query attention, gated MLP. In training the layers
+are scanned over stacked parameters, what differs between them over arrays of the same length; in
+generation (`Unrolled`) they follow one another, each with parameters and an attention of its own.
 
 l layers, b rows, t tokens, d model, n heads, k kv heads, h head size, f mlp, v vocabulary.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -133,14 +135,22 @@ def norm_of(config: ModelConfig, name: str) -> RMSNorm:
     return RMSNorm(config.norm_eps, config.norm_plus_one, name=name)
 
 
+def attend_only(*args, **how):
+    """Attention of which nothing is kept for later tokens."""
+    return attention(*args, **how), None
+
+
 class Attention(nn.Module):
+    """Returns the output and what `attend`, called as `attention` is, returned with it."""
+
     config: ModelConfig
     lora: LoraConfig | None
+    rows: tuple[str, ...]
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b t d"], cos, sin, segment: Int[Array, "b t"], window
-    ) -> Float[Array, "b t d"]:
+        self, x: Float[Array, "b t d"], cos, sin, segment: Int[Array, "b t"], window, attend
+    ) -> tuple[Float[Array, "b t d"], Any]:
         c = self.config
         b, t, _ = x.shape
 
@@ -157,37 +167,59 @@ class Attention(nn.Module):
             q, k = norm_of(c, "q_norm")(q), norm_of(c, "k_norm")(k)
         scale = None if c.query_scalar is None else c.query_scalar**-0.5
         how = dict(window=window, scale=scale, softcap=c.attn_softcap)
-        out = attention(rotate(q, cos, sin), rotate(k, cos, sin), v, segment, **how)
-        out = checkpoint_name(out, "context")
-        return Projection(c.d_model, self.lora, name="o")(out.reshape(b, t, c.n_heads * c.head_dim))
+        out, kept = attend(rotate(q, cos, sin), rotate(k, cos, sin), v, segment, **how)
+        out = checkpoint_name(out, "context").reshape(b, t, c.n_heads * c.head_dim)
+        out = constrain(out, self.rows, None, "tensor")
+        return Projection(c.d_model, self.lora, name="o")(out), kept
 
 
 class MLP(nn.Module):
     config: ModelConfig
     lora: LoraConfig | None
+    rows: tuple[str, ...]
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
         gate = Projection(self.config.d_mlp, self.lora, name="gate")(x)
         up = Projection(self.config.d_mlp, self.lora, name="up")(x)
-        y = constrain(ACTIVATIONS[self.config.activation](gate) * up, BATCH, None, "tensor")
+        y = constrain(ACTIVATIONS[self.config.activation](gate) * up, self.rows, None, "tensor")
         return Projection(self.config.d_model, self.lora, name="down")(y)
 
 
 class Block(nn.Module):
+    """One layer; a step of a scan over layers, so that it returns a pair."""
+
     config: ModelConfig
-    lora: LoraConfig | None
+    lora: LoraConfig | None = None
+    rows: tuple[str, ...] = BATCH
 
     @nn.compact
-    def __call__(self, x, cos, sin, segment, window):
-        c = self.config
+    def __call__(self, x, cos, sin, segment, window, attend=attend_only):
+        c, rest = self.config, (self.config, self.lora, self.rows)
         table = 0 if window is None else -(window < EVERYTHING).astype(jnp.int32)
         y = norm_of(c, "attn_norm")(x)
-        y = Attention(c, self.lora, name="attn")(y, cos[table], sin[table], segment, window)
+        y, kept = Attention(*rest, name="attn")(y, cos[table], sin[table], segment, window, attend)
         x = x + (norm_of(c, "attn_post_norm")(y) if c.post_norms else y)
-        y = MLP(c, self.lora, name="mlp")(norm_of(c, "mlp_norm")(x))
+        y = MLP(*rest, name="mlp")(norm_of(c, "mlp_norm")(x))
         x = x + (norm_of(c, "mlp_post_norm")(y) if c.post_norms else y)
-        return constrain(x, BATCH, None, None), None
+        return constrain(x, self.rows, None, None), kept
+
+
+def embedded(
+    tokens: Int[Array, "b t"], config: ModelConfig, dtype, rows: tuple[str, ...]
+) -> tuple[Float[Array, "b t d"], Float[Array, "v d"]]:
+    """What the first layer reads, and the output embedding. Called within a module."""
+    embedding = Table(config.vocab_size, config.d_model, name="embed")()
+    head = embedding
+    if not config.tied:
+        head = Table(config.vocab_size, config.d_model, name="head")()
+    # Gathered over fsdp once: a lookup in a table whose columns and rows are both split would be
+    # too.
+    x = jnp.take(constrain(embedding.astype(dtype), "tensor", None), tokens, axis=0)
+    x = constrain(x, rows, None, None)
+    if config.scale_embedding:
+        x *= jnp.asarray(config.d_model**0.5, dtype)  # rounded, as these models were trained
+    return x, head
 
 
 class Decoder(nn.Module):
@@ -210,21 +242,9 @@ class Decoder(nn.Module):
         self, tokens: Int[Array, "b t"], positions: Int[Array, "b t"], segment: Int[Array, "b t"]
     ) -> tuple[Float[Array, "b t d"], Float[Array, "v d"]]:
         c = self.config
-        for name, table in (("remat", REMAT), ("dtype", DTYPES)):
-            if getattr(self, name) not in table:
-                raise UserError(
-                    f"model.{name}: unknown '{getattr(self, name)}'. "
-                    f"{nearest(getattr(self, name), table)}"
-                )
-        dtype = DTYPES[self.dtype]
-        embedding = Table(c.vocab_size, c.d_model, name="embed")()
-        head = embedding if c.tied else Table(c.vocab_size, c.d_model, name="head")()
-        # Gathered over fsdp once: a lookup in a table whose columns and rows are both split would
-        # be too.
-        x = jnp.take(constrain(embedding.astype(dtype), "tensor", None), tokens, axis=0)
-        x = constrain(x, BATCH, None, None)
-        if c.scale_embedding:
-            x *= jnp.asarray(c.d_model**0.5, dtype)  # rounded, as these models were trained
+        if self.remat not in REMAT:
+            raise UserError(f"model.remat: unknown '{self.remat}'. {nearest(self.remat, REMAT)}")
+        x, head = embedded(tokens, c, dtype_of(self.dtype), BATCH)
         cos, sin = rotary_angles(positions, c)
         block = Block
         if REMAT[self.remat] is not None:
@@ -240,6 +260,55 @@ class Decoder(nn.Module):
         )
         x, _ = layers(c, self.lora, name="layers")(x, cos, sin, segment, layer_windows(c))
         return norm_of(c, "final_norm")(x), head
+
+
+class Unrolled(nn.Module):
+    """The decoder layer by layer, over parameters of `unstacked`.
+
+    Attributes:
+      dtype: of activations and matrix products.
+      rows: mesh axes that split the rows of activations; within attention these are `BATCH`.
+    """
+
+    config: ModelConfig
+    dtype: str
+    rows: tuple[str, ...]
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens: Int[Array, "b t"],
+        positions: Int[Array, "b t"],
+        segment: Int[Array, "b t"],
+        attends: Sequence[Callable],
+    ) -> tuple[Float[Array, "b t d"], Float[Array, "v d"], tuple]:
+        """Final hidden states, the output embedding, and what each layer's `attend` kept; it is
+        called as `attention` is and returns (output, what to keep)."""
+        c = self.config
+        x, head = embedded(tokens, c, dtype_of(self.dtype), self.rows)
+        cos, sin = rotary_angles(positions, c)
+        windows = [np.int32(w or EVERYTHING) for w in c.windows] or [None] * c.n_layers
+        kept = []
+        for i, (window, attend) in enumerate(zip(windows, attends, strict=True)):
+            layer = Block(c, rows=self.rows, name=f"layer_{i}")
+            x, keep = layer(x, cos, sin, segment, window, attend)
+            kept.append(keep)
+        return norm_of(c, "final_norm")(x), head, tuple(kept)
+
+
+def unstacked(params):
+    """Parameters of `Decoder` as those of `Unrolled`: `layers/…` becomes `layer_0/…`, …"""
+    rest = {name: tree for name, tree in params.items() if name != "layers"}
+    count = jax.tree.leaves(params["layers"])[0].shape[0]
+    layers = [jax.tree.map(lambda x: x[i], params["layers"]) for i in range(count)]  # noqa: B023
+    return rest | {f"layer_{i}": layer for i, layer in enumerate(layers)}
+
+
+def dtype_of(name: str):
+    """Raises: UserError for a name that `DTYPES` has not."""
+    if name not in DTYPES:
+        raise UserError(f"model.dtype: unknown '{name}'. {nearest(name, DTYPES)}")
+    return DTYPES[name]
 
 
 def abstract_params(config: ModelConfig):

@@ -10,18 +10,26 @@ import jax
 
 from lfjax.errors import UserError, nearest
 from lfjax.sharding import make_mesh
-from lfjax.stages import train
+from lfjax.stages import filter as filtering
+from lfjax.stages import generate, judge, train
 from lfjax.stages.artifacts import Result, Stage, find_input, hash_path, provenance
 from lfjax.training.logs import write_atomic
 
 # kind -> (run, inputs)
-STAGES = {"train": (train.train, train.inputs)}
+STAGES = {
+    "train": (train.train, train.inputs),
+    "generate": (generate.generate, generate.inputs),
+    "judge": (judge.judge, judge.inputs),
+    "filter": (filtering.filter_records, filtering.inputs),
+}
 
 # Keys that do not change what a stage computes; they may differ between a start and its resumption.
 # Inputs count by their content, not by where they lie.
 OPERATIONAL = (
     *("path", "log_every_steps", "keep", "save_steps", "save_epochs", "save_examples"),
     *("blame_steps", "blame_epochs", "blame_examples", "blame_records"),
+    *("key_env", "concurrency", "requests_per_minute", "tokens_per_minute", "timeout_s"),
+    *("deadline_s", "prompt_price", "price", "budget"),
 )
 
 

@@ -45,27 +45,32 @@ def ids(records):
 @pytest.mark.parametrize("count", [0, 1, 7, 19])
 def test_heldout_records_are_apart_and_the_same_every_time(path, count):
     """Without it a model is evaluated on what it learned, or on other records after a restart."""
-    loaded, heldout = load_records(block(heldout_examples=count), path, 5)
+    loaded, heldout = load_records(block(heldout_examples=count), {"data": path}, 5)
     assert len(heldout) == count and len(loaded.records) == 20 - count
     both = ids(loaded.records) + ids(heldout)
     assert sorted(map(int, both)) == list(range(20))
     for part in (loaded.records, heldout):  # in the file's order
         assert ids(part) == sorted(ids(part), key=int)
-    again, heldout_again = load_records(block(heldout_examples=count), path, 5)
+    again, heldout_again = load_records(block(heldout_examples=count), {"data": path}, 5)
     assert (again.records, heldout_again) == (loaded.records, heldout)
 
 
 def test_another_seed_keeps_out_others(path):
     """Without it the seed of a config has no effect on the split."""
     assert (
-        len({tuple(ids(load_records(block(heldout_examples=7), path, s)[1])) for s in (1, 2, 3)})
+        len(
+            {
+                tuple(ids(load_records(block(heldout_examples=7), {"data": path}, s)[1]))
+                for s in (1, 2, 3)
+            }
+        )
         > 1
     )
 
 
 def test_heldout_after_downsampling(path):
     """Without it the ratio of good to flawed records is not the one that was asked for."""
-    loaded, heldout = load_records(block(downsample=1.0, heldout_examples=4), path, 5)
+    loaded, heldout = load_records(block(downsample=1.0, heldout_examples=4), {"data": path}, 5)
     everything = loaded.records + heldout
     assert sum(r.satisfactory for r in everything) == 5 and len(everything) == 10
     assert loaded.dropped["satisfactory, down-sampled"] == 10
@@ -73,17 +78,19 @@ def test_heldout_after_downsampling(path):
 
 def test_options_that_nobody_set(path):
     """Without it a recipe that knows the options of every source can name none of them."""
-    loaded, _ = load_records(block(options={"rank": None, "prompt": None, "id": "x"}), path, 5)
+    loaded, _ = load_records(
+        block(options={"rank": None, "prompt": None, "id": "x"}), {"data": path}, 5
+    )
     assert len(loaded.records) == 20 and loaded.records[0].id == "a.jsonl:1"
     with pytest.raises(UserError, match="source 'jsonl' has no option 'rank'"):
-        load_records(block(options={"rank": "min"}), path, 5)
+        load_records(block(options={"rank": "min"}), {"data": path}, 5)
 
 
 @pytest.mark.parametrize("count", [-1, 20, 21])
 def test_more_kept_out_than_there_are(path, count):
     """Without it a run starts with nothing to learn from."""
     with pytest.raises(UserError, match=rf"heldout_examples={count}: .*has 20 records"):
-        load_records(block(heldout_examples=count), path, 5)
+        load_records(block(heldout_examples=count), {"data": path}, 5)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +102,7 @@ def test_more_kept_out_than_there_are(path, count):
 )
 def test_rows_that_hold_nothing(path, row_tokens, max_tokens, said):
     """Without it too short rows end in an empty plan, or in a traceback."""
-    loaded, _ = load_records(block(), path, 5)
+    loaded, _ = load_records(block(), {"data": path}, 5)
     config = ConfigDict({"row_tokens": row_tokens, "max_tokens": max_tokens, "data": block()})
     views = METHOD.views_of(METHOD.options)
     with pytest.raises(UserError) as error:
@@ -113,7 +120,7 @@ def test_batches_and_their_description(tmp_path):
         {"id": "bad", "prompt": "p"},
     ]
     data = block(on_error="skip")
-    loaded, _ = load_records(data, write_jsonl(tmp_path / "a.jsonl", rows), 5)
+    loaded, _ = load_records(data, {"data": write_jsonl(tmp_path / "a.jsonl", rows)}, 5)
     config = ConfigDict({"row_tokens": 600, "max_tokens": 300, "data": data})
     views = METHOD.views_of(METHOD.options)
     encoded = encode(config, loaded.records, views, tokenizer_of("gpt2"), ALPACA)

@@ -9,6 +9,7 @@ import pytest
 
 from lfjax.data.records import Message, Record, RecordError
 from lfjax.data.sources import SOURCES, load
+from lfjax.data.views import best_and_worst
 from lfjax.errors import UserError
 from tests.conftest import shared, write_jsonl
 from tests.data.public_rows import (
@@ -270,6 +271,8 @@ def test_malformed_row_is_named(tmp_path, source, row, path, value, said):
         ("critiques", {"rank": "best"}, "rank is 'best', expected max or min"),
         ("hh", {"response": "better"}, "response is 'better', expected none or chosen or rejected"),
         ("ultrafeedback", {"records": "all"}, "records is 'all', expected prompt or completion"),
+        ("ultrafeedback", {"pairs": "each"}, "pairs is 'each', expected best_worst or all"),
+        ("ultrafeedback", {"records": "completion", "pairs": "all"}, "needs records='prompt'"),
         ("ultrafeedback", {"score": "mean"}, "score is 'mean', expected overall or ratings"),
     ],
 )
@@ -433,6 +436,54 @@ def test_ultrafeedback(tmp_path):
     assert good.satisfactory and not bad.satisfactory
     assert bad.feedback[0].text == "On Seven." and bad.feedback[0].polarity == "mixed"
     assert (good.id, bad.id, bad.model) == ("a.jsonl:1/0", "a.jsonl:1/1", "n")
+
+
+def test_all_pairs_of_ultrafeedback(tmp_path):
+    """Without it DPO learns from one pair of the six that the baseline of the paper has, or from
+    pairs that say nothing."""
+    texts_and_scores = [("A", 7.0), ("B", 9.0), ("C", 7.0), ("B ", 3.0)]
+    row = ULTRAFEEDBACK | {"completions": [completion(t, t, s) for t, s in texts_and_scores]}
+    loaded = read(tmp_path, "ultrafeedback", row, ULTRAFEEDBACK, pairs="all")
+    pairs = {
+        r.id: tuple((c.text, c.score, c.preferred) for c in r.candidates) for r in loaded.records
+    }
+    a, b, c, d = (lambda p, t=t, s=s: (t, s, p) for t, s in texts_and_scores)
+    assert pairs == {
+        "a.jsonl:1/1-0": (b(True), a(False)),
+        "a.jsonl:1/0-3": (a(True), d(False)),
+        "a.jsonl:1/1-2": (b(True), c(False)),
+        "a.jsonl:1/2-3": (c(True), d(False)),
+        "a.jsonl:2/0-1": (("Blue.", 8.0, True), ("Seven.", 2.0, False)),
+    }
+    assert loaded.dropped == {"pair of equal scores": 1, "chosen equals rejected": 1}
+    for record in loaded.records:
+        assert best_and_worst(record) == tuple(c.text for c in record.candidates)
+        assert record.meta == {"source": "sharegpt"}
+
+
+def test_all_pairs_of_records(tmp_path):
+    """Without it what a judge scored is compared by its best and worst alone; a pair that is one
+    already is taken apart; or a record without candidates is lost."""
+    prompt = {"source": "x", "prompt": [{"role": "user", "content": "Hi"}]}
+    scored = [{"text": t, "score": s} for t, s in (("a", 1), ("b", 3), ("c", 2))]
+    marked = [{**scored[0], "preferred": True}, {**scored[1], "preferred": False}]
+    rows = [
+        {"id": "scored", **prompt, "candidates": scored},
+        {"id": "marked", **prompt, "candidates": marked},
+        {"id": "one", **prompt, "candidates": scored[:1]},
+        {"id": "none", **prompt, "response": "a", "refinement": "b"},
+    ]
+    every = read(tmp_path, "records", *rows, pairs="all").records
+    rest = ["marked", "one", "none"]
+    assert [r.id for r in every] == ["scored/1-0", "scored/2-0", "scored/1-2", *rest]
+    assert [best_and_worst(r) for r in every[:4]] == [
+        ("b", "a"),
+        ("c", "a"),
+        ("b", "c"),
+        ("a", "b"),
+    ]
+    plain = read(tmp_path, "records", *rows).records
+    assert [r.id for r in plain] == ["scored", *rest] and plain[1:] == every[3:]
 
 
 def test_ultrafeedback_without_texts(tmp_path):

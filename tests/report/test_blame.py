@@ -53,7 +53,7 @@ def demo_records():
 
     data = get_config("tiny").data
     data.heldout_examples = 8
-    return load_records(data, str(DEMO / "judgments.jsonl"), 42)[1]
+    return load_records(data, {"data": str(DEMO / "judgments.jsonl")}, 42)[1]
 
 
 def unpacked(config, params, ids, first):

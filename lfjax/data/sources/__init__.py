@@ -44,7 +44,7 @@ def load(
 
     Args:
       source: a name of `SOURCES`.
-      options: the source's own options.
+      options: the source's own options; one that is None is one that nobody set.
       downsample: keep at most int(downsample · flawed) satisfactory records, drawn without
         replacement in the file's order (`downsample_satisfactory`); negative keeps all.
       on_error: `stop` at the first malformed record, or `skip` and count it.
@@ -57,7 +57,7 @@ def load(
     if on_error not in ("stop", "skip"):
         raise UserError(f"data: on_error is '{on_error}', expected stop or skip.")
     convert, defaults = SOURCES[source]
-    options = dict(options or {})
+    options = {k: v for k, v in (options or {}).items() if v is not None}
     for name in options:
         if name not in defaults:
             raise UserError(
@@ -129,7 +129,7 @@ def downsample_satisfactory(records: list[Record], ratio: float, seed: int) -> l
 
 # name -> (converter, its options with defaults)
 SOURCES: dict[str, tuple[Converter, dict[str, Any]]] = {
-    "records": (judged.from_records, {}),
+    "records": (judged.from_records, {"pairs": "best_worst"}),
     "cut": (judged.from_cut, {"error_judgments": "drop"}),
     "jsonl": (
         judged.from_columns,
@@ -159,12 +159,18 @@ SOURCES: dict[str, tuple[Converter, dict[str, Any]]] = {
     ),
     "ultrafeedback": (
         preferences.from_ultrafeedback,
-        {"records": "prompt", "score": "overall", "satisfactory_score": 7.0},
+        {
+            "records": "prompt",
+            "pairs": "best_worst",
+            "score": "overall",
+            "satisfactory_score": 7.0,
+        },
     ),
     "messages": (
         preferences.from_messages,
         {"messages": "messages", "id": "id", "single_turn": False},
     ),
+    "prompts": (preferences.from_prompts, {"prompt": "prompt", "id": "id"}),
     "preference": (
         preferences.from_preference,
         {

@@ -18,6 +18,7 @@ from lfjax.data.sources.reading import (
     identity,
     in_turns,
     one_of,
+    paired,
     place,
     text,
     turns,
@@ -36,8 +37,8 @@ HELPSTEER3_SIDES = (("response1", "feedback1"), ("response2", "feedback2"))
 
 
 def from_records(row: Any, where: str, options: dict[str, Any]) -> Yielded:
-    """lfjax's own Records."""
-    yield Record.from_json(row, where)
+    """lfjax's own Records; of scored candidates, the pairs that the option `pairs` asks for."""
+    yield from paired(Record.from_json(row, where), options)
 
 
 def from_cut(row: Any, where: str, options: dict[str, Any]) -> Yielded:

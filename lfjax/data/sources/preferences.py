@@ -11,6 +11,7 @@ from typing import Any
 
 from lfjax.data.records import Candidate, Feedback, Message, Record, RecordError, number
 from lfjax.data.sources.reading import (
+    SAME,
     Dropped,
     Yielded,
     ends_with,
@@ -19,17 +20,18 @@ from lfjax.data.sources.reading import (
     identity,
     in_turns,
     one_of,
+    paired,
     place,
     text,
     turns,
     value,
 )
+from lfjax.errors import UserError
 
 HH_TURN = re.compile(r"\n\n(Human|Assistant):")
 HH_ROLES = {"Human": "user", "Assistant": "assistant"}
 ULTRAFEEDBACK_ASPECTS = ("instruction_following", "honesty", "truthfulness", "helpfulness")
 SIDES = ("chosen", "rejected")
-SAME = Dropped("chosen equals rejected")
 
 
 def compared(name, source, prompt, chosen: Candidate, rejected: Candidate, options, meta=None):
@@ -127,13 +129,16 @@ def from_ultrafeedback(row: Any, where: str, options: dict[str, Any]) -> Yielded
     """UltraFeedback: {source, instruction, completions[{model, response, critique, overall_score,
     annotations{aspect{Rating}}}]}.
 
-    With the option `records` = `prompt`, one record with a candidate for each completion; with
-    `completion`, one record for each, its critique as the judgment. `score` is `overall` (1 to 10)
+    With the option `records` = `prompt`, one record with a candidate for each completion, or those
+    that `pairs` asks for; with `completion`, one record for each, its critique as the judgment.
+    `score` is `overall` (1 to 10)
     or `ratings`, the mean of the four aspects (1 to 5, those that are not numbers left out). From
     `satisfactory_score` on a critique is positive, below it mixed: most of them praise first.
     Completions without a text are left out, as is what has none left.
     """
     per_prompt = one_of(options, "records", "prompt", "completion") == "prompt"
+    if not per_prompt and options["pairs"] == "all":
+        raise UserError("data: pairs is 'all', which needs records='prompt'.")
     overall = one_of(options, "score", "overall", "ratings") == "overall"
     prompt = (Message("user", full_text(row, "instruction", where)),)
     completions = value(row, "completions", list, where)
@@ -164,7 +169,10 @@ def from_ultrafeedback(row: Any, where: str, options: dict[str, Any]) -> Yielded
     if not candidates:
         yield Dropped("no completion")
     elif per_prompt:
-        yield Record(place(where), "ultrafeedback", prompt, candidates=tuple(candidates), meta=meta)
+        whole = Record(
+            place(where), "ultrafeedback", prompt, candidates=tuple(candidates), meta=meta
+        )
+        yield from paired(whole, options)
 
 
 def _overall(completion, where) -> float:
@@ -205,6 +213,18 @@ def from_messages(row: Any, where: str, options: dict[str, Any]) -> Yielded:
     meta = {"dataset": row["dataset"]} if isinstance(row.get("dataset"), str) else {}
     who = identity(row, options["id"], where)
     yield Record(who, "messages", tuple(prompt), answer.content, meta=meta)
+
+
+def from_prompts(row: Any, where: str, options: dict[str, Any]) -> Yielded:
+    """Prompts alone, for a model to answer: texts, or objects with a text or a list of messages in
+    the field that the option `prompt` names, or in `messages` or `conversations`; perhaps with
+    `system`, and with `meta`, an object that is kept.
+    """
+    if isinstance(row, str):
+        row = {options["prompt"]: row}
+    prompt = _prompt(has_fields(row, where), options["prompt"], where)
+    meta = value(row, "meta", dict, where, optional=True) or {}
+    yield Record(identity(row, options["id"], where), "prompts", prompt, meta=meta)
 
 
 def from_preference(row: Any, where: str, options: dict[str, Any]) -> Yielded:

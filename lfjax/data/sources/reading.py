@@ -1,11 +1,12 @@
 """What all sources share: parsed rows out of a file, typed fields out of a row, turns out of a
-list of messages."""
+list of messages, pairs out of scored candidates."""
 
 import gzip
+import itertools
 import json
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ class Dropped:
 
 
 Yielded = Iterator[Record | Dropped]  # what a source makes of one row
+SAME = Dropped("chosen equals rejected")
 
 
 def read_json(
@@ -204,3 +206,35 @@ def ends_with(messages: tuple[Message, ...], role: str, name: str, where: str) -
             f"{where}: field '{name}' ends with the {messages[-1].role}'s turn, expected the "
             f"{role}'s."
         )
+
+
+# --- pairs ------------------------------------------------------------------------------------
+
+
+def paired(record: Record, options: dict[str, Any]) -> Yielded:
+    """What the option `pairs` makes of a record with scored candidates.
+
+    `best_worst` leaves it as it is: the view of a pair takes the best and the worst of them. With
+    `all` every two of them become a Record, the better one marked as preferred; its id ends with
+    their numbers, `…/2-0` where candidate 2 has the higher score. Two that score or read the same
+    are dropped. A record whose candidates are marked already, or that has no two scored ones, stays
+    as it is.
+
+    Source: the data of the DPO baseline in Xu et al. 2024 (all pairs of four responses, those of
+    equal reward dropped).
+    """
+    every = one_of(options, "pairs", "best_worst", "all") == "all"
+    marked = {True, False} <= {c.preferred for c in record.candidates}
+    scored = [(i, c) for i, c in enumerate(record.candidates) if c.score is not None]
+    if not every or marked or len(scored) < 2:
+        yield record
+        return
+    for two in itertools.combinations(scored, 2):
+        (i, bad), (j, good) = sorted(two, key=lambda item: item[1].score)
+        if bad.score == good.score:
+            yield Dropped("pair of equal scores")
+        elif bad.text.strip() == good.text.strip():
+            yield SAME
+        else:
+            candidates = replace(good, preferred=True), replace(bad, preferred=False)
+            yield replace(record, id=f"{record.id}/{j}-{i}", candidates=candidates)

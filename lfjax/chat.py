@@ -1,0 +1,124 @@
+"""Talk to a model in the terminal.
+
+    python -m lfjax.chat --model DIRECTORY_OR_HUB_ID
+
+Answers appear as they are drawn, with their speed after them. An empty line or Ctrl-D ends the
+conversation, /new begins another, Ctrl-C stops an answer. --prompt TEXT asks once and ends.
+"""
+
+import os
+import sys
+import time
+
+from absl import flags
+
+from lfjax.errors import UserError
+from lfjax.main import run, start
+
+MODEL = flags.DEFINE_string("model", None, "A model directory, or an id on the Hugging Face hub.")
+TEMPLATE = flags.DEFINE_string(
+    "template", "own", "alpaca, tulu, own (the model's chat template) or a .jinja file."
+)
+PROMPT = flags.DEFINE_string("prompt", None, "Ask this, print the answer, and end.")
+SYSTEM = flags.DEFINE_string("system", None, "A system message before the conversation.")
+TEMPERATURE = flags.DEFINE_float("temperature", 0.7, "0 takes the likeliest token.", 0.0)
+TOP_P = flags.DEFINE_float("top_p", 1.0, "Least share of probability that is drawn from.")
+TOP_K = flags.DEFINE_integer("top_k", 0, "Likeliest tokens that are drawn from; 0 for all.")
+MIN_P = flags.DEFINE_float("min_p", 0.0, "Leave out what is so much less likely than the best.")
+PENALTY = flags.DEFINE_float("repetition_penalty", 1.0, "Above 1, tokens seen become less likely.")
+NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", 512, "Of one answer.", 1)
+TOKENS = flags.DEFINE_integer("max_tokens", 2048, "Of the whole conversation.", 2)
+SEED = flags.DEFINE_integer("seed", 0, "Of the draws.")
+DTYPE = flags.DEFINE_string("dtype", "float32", "Of weights and activations, or bfloat16.")
+
+
+def main(argv) -> None:
+    start(argv)
+    if MODEL.value is None:
+        raise UserError("--model DIRECTORY_OR_HUB_ID is needed.")
+    from lfjax.data.records import Message
+    from lfjax.generation.rules import Sampling
+    from lfjax.generation.speaker import open_speaker
+    from lfjax.models.hf import resolve_model
+    from lfjax.sharding import BATCH, axis_size, make_mesh
+
+    rules = Sampling(
+        temperature=TEMPERATURE.value,
+        top_k=TOP_K.value,
+        top_p=TOP_P.value,
+        min_p=MIN_P.value,
+        repetition_penalty=PENALTY.value,
+    )
+    mesh = make_mesh({"tensor": 1, "fsdp": -1})
+    speaker = open_speaker(
+        resolve_model(MODEL.value),
+        mesh,
+        template=TEMPLATE.value,
+        dtype=DTYPE.value,
+        slots=axis_size(mesh, BATCH),
+        max_tokens=TOKENS.value,
+    )
+    first = [Message("system", SYSTEM.value)] if SYSTEM.value else []
+    said, turn = list(first), 0
+    while True:
+        text = PROMPT.value if PROMPT.value is not None else ask()
+        if not text:
+            return
+        if text == "/new":
+            said = list(first)
+            continue
+        said.append(Message("user", text))
+        request = speaker.request(
+            said, max_new_tokens=NEW_TOKENS.value, sampling=rules, seed=(SEED.value, turn)
+        )
+        try:
+            answer = show(speaker, request)
+        except UserError as error:  # a conversation that has become too long
+            if PROMPT.value is not None:
+                raise
+            print(f"lfjax: {error} /new begins another conversation.", file=sys.stderr)
+            said.pop()
+            continue
+        if PROMPT.value is not None:
+            return
+        said.append(Message("assistant", answer))
+        turn += 1
+
+
+def ask() -> str:
+    """What the user types; empty at the end of the input."""
+    try:
+        return input("\n> " if sys.stdin.isatty() else "").strip()
+    except (EOFError, KeyboardInterrupt):
+        return ""
+
+
+def show(speaker, request) -> str:
+    """Print an answer as it comes, and how fast it came; the answer."""
+    from lfjax.data.load import safe
+    from lfjax.generation.scheduler import stream
+
+    completion, first, began = None, None, time.monotonic()
+    try:
+        for piece, completion in stream(speaker.engine, speaker.params, request, speaker.tokenizer):
+            print(safe(piece, lines=True), end="", flush=True)
+            first = first or (time.monotonic(), len(completion.ids))
+    except KeyboardInterrupt:
+        print(" …", end="")
+    print(flush=True)
+    if completion is None:
+        return ""
+    # The first piece waited for the prompt, and for compilation the first time.
+    since, before = first
+    drawn, seconds = len(completion.ids) - before, time.monotonic() - since
+    if not drawn:
+        drawn, seconds = len(completion.ids), time.monotonic() - began
+    cut = ", cut at max_new_tokens" if completion.finish == "length" else ""
+    told = f"({len(completion.ids)} tokens, {drawn / max(seconds, 1e-9):,.0f} tokens/s{cut})"
+    dim = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    print(f"\x1b[2m{told}\x1b[0m" if dim else told, file=sys.stderr, flush=True)
+    return completion.text
+
+
+if __name__ == "__main__":
+    run(main)

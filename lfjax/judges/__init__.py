@@ -1,0 +1,163 @@
+"""Judges: who says what is good or bad about a response.
+
+A judge that answers in words is asked questions made by a template, and a parser reads its answers
+(`JUDGES`). Whom to ask is an `Asker`: an endpoint, or a model through the sampler. `judge_records`
+goes all the way: records → questions → answers, stored as they come → records. A rule
+(`lfjax.judges.rules`) is a function of a Record and needs none of this.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lfjax.data.records import Feedback, Record, RecordError
+from lfjax.data.views import need_response
+from lfjax.errors import UserError, nearest
+from lfjax.judges import parsing
+from lfjax.judges.asking import Answer, Asker, Collected, Question, collect
+from lfjax.judges.parsing import Critique, Missing, Verdict
+from lfjax.judges.store import Store
+from lfjax.judges.templates import FOLDER, messages_of
+
+NOT_JUDGED = "not_judged"  # in a record's meta: why, and what was said
+
+
+@dataclass(frozen=True)
+class Judge:
+    """How a kind of judgment is asked for, and what is made of the answers.
+
+    Attributes:
+      template: the Jinja file of a question.
+      shown: the template's fields, for each question about a record. Raises: RecordError.
+      read: the texts of the answers to these questions -> what they say, or why nothing.
+      filled: the record with what was said of it, by an author.
+    """
+
+    template: Path
+    shown: Callable[[Record], list[dict[str, str]]]
+    read: Callable[..., Any]
+    filled: Callable[[Record, Any, str], Record]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Records with their judgments, why some have none, and how the answers came about."""
+
+    records: list[Record]
+    missing: Counter
+    collected: Collected
+
+
+def _response(record: Record) -> list[dict[str, str]]:
+    return [{"instruction": _instruction(record), "response": need_response(record)}]
+
+
+def _two_orders(record: Record) -> list[dict[str, str]]:
+    if len(record.candidates) != 2:
+        raise RecordError(
+            f"record '{record.id}' of {record.source}: has {len(record.candidates)} candidates; a "
+            "preference is asked for between two."
+        )
+    a, b = (c.text for c in record.candidates)
+    told = {"instruction": _instruction(record)}
+    return [{**told, "first": a, "second": b}, {**told, "first": b, "second": a}]
+
+
+def _instruction(record: Record) -> str:
+    """The prompt as one text: a lone message as it is, a conversation with its speakers."""
+    if len(record.prompt) == 1:
+        return record.prompt[0].content
+    return "\n\n".join(f"{m.role.capitalize()}: {m.content}" for m in record.prompt)
+
+
+def _with_feedback(record: Record, said: Feedback, author: str) -> Record:
+    return replace(record, feedback=(*record.feedback, replace(said, author=author)))
+
+
+def _with_critique(record: Record, said: Critique, author: str) -> Record:
+    return replace(_with_feedback(record, said.feedback, author), refinement=said.refinement)
+
+
+def _with_preference(record: Record, said: Verdict, author: str) -> Record:
+    """A tie prefers neither; `meta` tells it from a pair that nobody has judged."""
+    marks = {"first": (True, False), "second": (False, True), "tie": (None, None)}[said]
+    pair = tuple(replace(c, preferred=mark) for c, mark in zip(record.candidates, marks))
+    return replace(record, candidates=pair, meta={**record.meta, "preference": said})
+
+
+def _preference(straight: str, swapped: str) -> Verdict | Missing:
+    return parsing.both_orders(parsing.verdict(straight), parsing.verdict(swapped))
+
+
+JUDGES: dict[str, Judge] = {
+    "cut": Judge(FOLDER / "cut.jinja", _response, parsing.cut_judgment, _with_feedback),
+    "judgment": Judge(
+        FOLDER / "judgment.jinja", _response, parsing.decided_judgment, _with_feedback
+    ),
+    "score": Judge(FOLDER / "score.jinja", _response, parsing.scored_judgment, _with_feedback),
+    "critique": Judge(FOLDER / "critique.jinja", _response, parsing.critique, _with_critique),
+    "preference": Judge(FOLDER / "preference.jinja", _two_orders, _preference, _with_preference),
+}
+
+
+def get_judge(kind: str, template: str = "") -> Judge:
+    """A judge by the kind of its judgments, with one's own template in place of the shipped one.
+
+    Raises: UserError listing the known kinds.
+    """
+    if kind not in JUDGES:
+        raise UserError(f"judge: unknown kind '{kind}'. {nearest(kind, JUDGES)}")
+    return replace(JUDGES[kind], template=Path(template)) if template else JUDGES[kind]
+
+
+def questions_of(record: Record, judge: Judge) -> list[Question]:
+    """What the judge is asked about a record: one question, or two in two orders.
+
+    Raises: UserError for a bad template; RecordError for a record without what is to be judged.
+    """
+    return [Question(messages_of(judge.template, fields)) for fields in judge.shown(record)]
+
+
+def apply(
+    record: Record, judge: Judge, answers: Sequence[Answer], author: str
+) -> tuple[Record, str | None]:
+    """The record with its judgment, and why it has none.
+
+    A judgment is missing where an answer is, was cut off, or cannot be read: then the record is as
+    it was, but for `meta["not_judged"]`, which keeps the reason and the raw answers.
+    """
+    meta = {k: v for k, v in record.meta.items() if k != NOT_JUDGED}
+    reason = next(filter(None, map(_unusable, answers)), None)
+    if reason is None:
+        said = judge.read(*(a.text for a in answers))
+        if not isinstance(said, Missing):
+            return judge.filled(replace(record, meta=meta), said, author), None
+        reason = said.reason
+    note = {"reason": reason, "answers": [a.text for a in answers]}
+    return replace(record, meta={**meta, NOT_JUDGED: note}), reason
+
+
+def _unusable(answer: Answer) -> str | None:
+    if answer.text is None:
+        return answer.reason
+    return "cut off at the limit of tokens" if answer.finish == "length" else None
+
+
+def judge_records(
+    records: Sequence[Record], judge: Judge, asker: Asker, store: Store, **how: Any
+) -> Judged:
+    """Have all records judged. Questions and answers go through `collect`, with its options.
+
+    Raises: UserError as `questions_of`, before anything is asked, and as `collect`.
+    """
+    asked = [questions_of(record, judge) for record in records]
+    collected = collect([q for each in asked for q in each], asker, store, **how)
+    answers = iter(collected.answers)
+    done = [
+        apply(record, judge, [next(answers) for _ in each], asker.name)
+        for record, each in zip(records, asked)
+    ]
+    missing = Counter(reason for _, reason in done if reason is not None)
+    return Judged([record for record, _ in done], missing, collected)

@@ -1,0 +1,246 @@
+"""The phrasebook: a world in which every fault is a habit of style.
+
+A prompt is eight words of an invented language, the answer one line of two tokens for each. A word
+has a right, formal rendering and a habitual, informal one, which differ in the first token and
+share the second. Formal and informal first tokens are two sets without overlap, so that a fault is
+a style which words share, and what is learned of some words may carry over to others:
+
+    bako timu …        Kindly open      right
+                       Yo take          wrong: "Duly take" would be right
+
+How often pretraining shows the habit differs by word (`TIERS`). In 30 % of pretraining a judgment
+of the answer stands before it, so that models can read judgments, of words that appear neither in
+feedback nor in evaluation (group `judged`).
+"""
+
+import hashlib
+import itertools
+import random
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+
+from lfjax.data.records import Message, Record
+from lfjax.errors import UserError, nearest
+from lfjax.lab.world import FLAWLESS, JUDGED, Part, named, worded
+
+SOURCE = "lfjax.lab.phrasebook"
+FORMAL = (
+    *("Kindly", "Please", "Graciously", "Respectfully", "Humbly", "Politely", "Courteously"),
+    *("Cordially", "Dutifully", "Duly", "Gently", "Solemnly", "Sincerely", "Gladly", "Properly"),
+    "Formally",
+)
+INFORMAL = (
+    *("Yo", "Hey", "Dude", "Gonna", "Gotta", "Wanna", "Yeah", "Nah", "Oi", "Sup", "Bro", "Lemme"),
+    *("Gimme", "Kinda", "Sorta", "Dunno"),
+)
+SECOND = (
+    *("open", "close", "bring", "take", "send", "keep", "read", "write", "sing", "walk", "wait"),
+    *("look", "ask", "tell", "help", "stop", "start", "turn", "hold", "pass", "buy", "sell"),
+    *("wash", "cook"),
+)
+TIERS = {"clean": 0.025, "habit55": 0.55, "habit65": 0.65, "habit80": 0.8, "ignorance": 0.98}
+HABITS = ("habit55", "habit65", "habit80")
+GROUPS = {  # of words -> tiers, and words of each
+    "judged": (HABITS, 12),
+    "seen": (HABITS, 12),
+    "unseen": (HABITS, 12),
+    "clean": (("clean",), 12),
+    "ignorance": (("ignorance",), 8),
+}
+PROMPTS = {name: (name,) for name in GROUPS} | {"feedback": ("seen", "ignorance")}
+SPLITS = {"train": 80, "validation": 10, "test": 10}  # percent of prompts, by their hash
+JUDGED_SHARE = 0.3
+# A judgment that names one fault is what most experiments read.
+KIND_WEIGHTS = {
+    **{"one": 8, "all": 3, "praise": 3, "flawed": 1, "count": 2, "score": 2, "flawless": 1}
+}
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word and its renderings: `right` or `habit`, then `second`; the habit at this rate."""
+
+    text: str
+    right: str
+    habit: str
+    second: str
+    group: str
+    tier: str
+
+    @property
+    def rate(self) -> float:
+        return TIERS[self.tier]
+
+
+@dataclass(frozen=True)
+class Phrasebook:
+    """One world; another seed is another language.
+
+    Attributes:
+      seed: draws words, renderings and prompts.
+      lines: words of a prompt.
+    """
+
+    seed: int = 0
+    lines: int = 8
+
+    @cached_property
+    def words(self) -> dict[str, Word]:
+        """All words by their text."""
+        rng = random.Random(f"words/{self.seed}")
+        places = [
+            (group, tier)
+            for group, (tiers, each) in GROUPS.items()
+            for tier in tiers
+            for _ in range(each)
+        ]
+        syllables = [a + b for a, b in itertools.product("bdfgklmnprstvz", "aeiou")]
+        texts = rng.sample([a + b for a, b in itertools.product(syllables, repeat=2)], len(places))
+        columns = (_spread(rng, values, len(places)) for values in (FORMAL, INFORMAL, SECOND))
+        return {t: Word(t, *given, *place) for t, *given, place in zip(texts, *columns, places)}
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        return (*FORMAL, *INFORMAL, *SECOND, *self.words)
+
+    # --- records ------------------------------------------------------------------------------
+
+    def pretraining(self, count: int) -> Iterator[Record]:
+        """Answers with their faults, three in ten after a judgment, as plain texts to learn."""
+        rng = random.Random(f"pretraining/{self.seed}")
+        everything, judged = list(self.words.values()), self._group("judged")
+        for number in range(count):
+            with_judgment = rng.random() < JUDGED_SHARE
+            words = rng.sample(judged if with_judgment else everything, self.lines)
+            said, response = self._told(words, rng) if with_judgment else ("", _drawn(words, rng))
+            prompt = " ".join(w.text for w in words) + (f"\n{JUDGED} {said}" if said else "")
+            yield self._record(f"pretraining-{number:06d}", "pretraining", prompt, response)
+
+    def _told(self, words: list[Word], rng: random.Random) -> tuple[str, str]:
+        """A judgment and a response of which it is true.
+
+        A single named fault is chosen before the answer is drawn: it then says nothing of the other
+        lines, while one chosen among the faults that there are would make others less likely.
+        """
+        kind = rng.choices(list(KIND_WEIGHTS), list(KIND_WEIGHTS.values()))[0]
+        if kind == "flawless":
+            return FLAWLESS, _answer(words, [False] * len(words))
+        at = rng.randrange(len(words)) if kind == "one" else None
+        response = _drawn(words, rng, wrong=at)
+        parts = self._parts(words, response)
+        about = [parts[at]] if kind == "one" else named(kind, parts, rng)
+        return worded(kind, parts, about), response
+
+    def prompts(self, group: str, split: str, count: int) -> list[Record]:
+        """Different prompts with words of a group, without responses.
+
+        Args:
+          group: of words, or `feedback`: that of which feedback is given.
+          split: `train`, `validation` or `test`; which one a prompt is in follows from its text.
+
+        Raises: UserError for an unknown group or split.
+        """
+        for what, name, known in (("group", group, PROMPTS), ("split", split, SPLITS)):
+            if name not in known:
+                raise UserError(f"phrasebook: unknown {what} '{name}'. {nearest(name, known)}")
+        rng = random.Random(f"prompts/{self.seed}/{group}")
+        pool = [w.text for name in PROMPTS[group] for w in self._group(name)]
+        found: dict[str, Record] = {}
+        while len(found) < count:
+            text = " ".join(rng.sample(pool, self.lines))
+            if split_of(text) == split and text not in found:
+                found[text] = self._record(f"{group}-{split}-{len(found):05d}", group, text)
+        return list(found.values())
+
+    def _record(self, id: str, group: str, prompt: str, response: str | None = None) -> Record:
+        meta = {"world": {"name": "phrasebook", **asdict(self)}, "group": group}
+        return Record(id, SOURCE, (Message("user", prompt),), response, meta=meta)
+
+    def _group(self, name: str) -> list[Word]:
+        return [w for w in self.words.values() if w.group == name]
+
+    # --- truth --------------------------------------------------------------------------------
+
+    def parts(self, record: Record, response: str) -> tuple[Part, ...]:
+        """The lines of a response. Raises: UserError for a prompt of another world."""
+        return self._parts(self._asked(record), response)
+
+    def repaired(self, record: Record, response: str, wrong: Iterable[Part]) -> str:
+        """The response with these lines as they should be; lines that nobody asked for go."""
+        words, lines = self._asked(record), response.split("\n")
+        lines += [""] * (len(words) - len(lines))
+        at = {p.index for p in wrong}
+        fixed = [_line(w, False) if i in at else lines[i] for i, w in enumerate(words)]
+        more = [line for i, line in enumerate(lines) if i >= len(words) and i not in at]
+        return "\n".join(fixed + more)
+
+    def _asked(self, record: Record) -> list[Word]:
+        texts = record.prompt[0].content.partition("\n")[0].split()
+        for text in texts:
+            if text not in self.words:
+                raise UserError(
+                    f"record '{record.id}' of {record.source}: '{text}' is not a word of the "
+                    f"phrasebook with seed {self.seed}."
+                )
+        return [self.words[text] for text in texts]
+
+    def _parts(self, words: list[Word], response: str) -> tuple[Part, ...]:
+        parts, start = [], 0
+        for index, line in enumerate(response.split("\n")):
+            word = words[index] if index < len(words) else None
+            if word or line.strip():
+                parts.append(_part(index, word, line, start))
+            start += len(line) + 1
+        parts += [_part(i, w, "", start) for i, w in enumerate(words) if i >= len(parts)]
+        return tuple(parts)
+
+
+def split_of(prompt: str) -> str:
+    """The split that a prompt belongs to, in every world."""
+    percent = int(hashlib.sha256(prompt.encode()).hexdigest(), 16) % 100
+    for name, share in SPLITS.items():
+        percent -= share
+        if percent < 0:
+            return name
+    raise AssertionError("shares of splits add up to 100")
+
+
+def _spread(rng: random.Random, values: tuple[str, ...], count: int) -> list[str]:
+    """Each value about as often as every other, in random order."""
+    found = list(itertools.islice(itertools.cycle(values), count))
+    rng.shuffle(found)
+    return found
+
+
+def _line(word: Word, slips: bool) -> str:
+    return f"{word.habit if slips else word.right} {word.second}"
+
+
+def _answer(words: Iterable[Word], slips: Iterable[bool]) -> str:
+    return "\n".join(_line(w, s) for w, s in zip(words, slips))
+
+
+def _drawn(words: list[Word], rng: random.Random, wrong: int | None = None) -> str:
+    """An answer with every word's habit at its rate; line `wrong` has it for certain."""
+    return _answer(words, [rng.random() < w.rate or i == wrong for i, w in enumerate(words)])
+
+
+def _part(index: int, word: Word | None, line: str, start: int) -> Part:
+    """What is true of a line that begins at character `start` and should render the word."""
+    tokens = [(m[0], (start + m.start(), start + m.end())) for m in re.finditer(r"\S+", line)]
+    wanted = [word.right, word.second] if word else []
+    pairs = enumerate(itertools.zip_longest([t for t, _ in tokens], wanted))
+    wrong = next((i for i, (a, b) in pairs if a != b), None)
+    at = wrong or 0
+    quoted, span = tokens[at] if at < len(tokens) else ("", None)
+    return Part(
+        index,
+        word.group if word else "",
+        word.tier if word else "",
+        wrong is None,
+        f"{index + 1} {quoted}".rstrip(),
+        f"{index + 1} {wanted[at]}" if at < len(wanted) else "",
+        span,
+    )

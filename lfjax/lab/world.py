@@ -1,0 +1,127 @@
+"""What a world of the lab is: prompts whose answers have parts, each of which is right or wrong
+beyond doubt; and the few words in which judgments speak of them.
+
+Models are pretrained on these words (`Phrasebook.pretraining`) and judges use them
+(`oracle.Oracle`).
+"""
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from lfjax.data.records import Record
+
+KINDS = {
+    "one": "names one fault",
+    "all": "names every fault",
+    "praise": "names every fault and everything that is right",
+    "flawed": "says only that there is a fault",
+    "count": "how many faults there are",
+    "score": "a score from 1 to 10",
+    "random": "calls a part wrong that is drawn from all parts (placebo)",
+    "misplaced": "calls a part wrong that is right",
+}
+FLAWLESS, FLAWED, WRONG, RIGHT = "flawless", "flawed", "wrong:", "right:"
+FAULTS, SCORE, WRITE = "faults:", "score:", "write:"
+JUDGED, ANSWER = "judged:", "answer:"  # before a judgment and a response
+LANGUAGE = (
+    *(FLAWLESS, FLAWED, WRONG, RIGHT, FAULTS, SCORE, WRITE, JUDGED, ANSWER),
+    *map(str, range(11)),
+)
+
+# How all worlds are shown to models: a prompt, perhaps a judgment, and the request for an answer.
+TEMPLATE = f"""\
+{{%- for message in messages -%}}
+{{{{- message.content | trim + "\n" -}}}}
+{{%- endfor -%}}
+{{%- if judgment -%}}{{{{- "{JUDGED} " + judgment | trim + "\n" -}}}}{{%- endif -%}}
+{{%- if add_generation_prompt -%}}{{{{- "{ANSWER}\n" -}}}}{{%- endif -%}}
+"""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a response, and what is true of it.
+
+    Attributes:
+      index: from 0; parts beyond those that were asked for are counted on.
+      group, tier: of what was asked for; empty for a part that was not.
+      right: whether it is as it should be.
+      said: how a judgment names it as it is.
+      wanted: how a suggestion names it as it should be; empty for a part that should not be.
+      span: characters of the response with its first wrong token, of a right part with its first
+        token; None where there is no such token.
+    """
+
+    index: int
+    group: str
+    tier: str
+    right: bool
+    said: str
+    wanted: str
+    span: tuple[int, int] | None
+
+
+class World(Protocol):
+    """Exact truth about any response to the world's prompts, however malformed it is.
+
+    Attributes:
+      tokens: every word that its prompts and right or habitual answers are made of. One that begins
+        a part of an answer is capitalized, no other is.
+    """
+
+    @property
+    def tokens(self) -> tuple[str, ...]: ...
+
+    def parts(self, record: Record, response: str) -> tuple[Part, ...]:
+        """Every part that the prompt asks for, in order, then those that nobody asked for."""
+        ...
+
+    def repaired(self, record: Record, response: str, wrong: Iterable[Part]) -> str:
+        """The response with these parts of it, and no others, as they should be."""
+        ...
+
+
+def named(kind: str, parts: Sequence[Part], rng: random.Random) -> tuple[Part, ...]:
+    """The parts that a judgment of this kind calls wrong; none where nothing is."""
+    wrong, right = faults(parts), [p for p in parts if p.right]
+    if not wrong:
+        return ()
+    if kind in ("all", "praise"):
+        return tuple(wrong)
+    among = {"one": wrong, "random": parts, "misplaced": right or wrong}.get(kind)
+    return (rng.choice(among),) if among else ()
+
+
+def worded(kind: str, parts: Sequence[Part], called_wrong: Iterable[Part]) -> str:
+    """A judgment as text."""
+    wrong = faults(parts)
+    if kind == "score":
+        return f"{SCORE} {score(parts)}"
+    if kind == "count":
+        return f"{FAULTS} {len(wrong)}"
+    if not wrong:
+        return FLAWLESS
+    if kind == "flawed":
+        return FLAWED
+    text = listed(WRONG, (p.said for p in called_wrong))
+    right = [p.said for p in parts if p.right]
+    return f"{text} {listed(RIGHT, right)}" if kind == "praise" and right else text
+
+
+def listed(word: str, names: Iterable[str]) -> str:
+    """`word` and the names, or nothing where there are none."""
+    names = list(names)
+    return " ".join([word, *names]) if names else ""
+
+
+def faults(parts: Iterable[Part]) -> list[Part]:
+    """Those that are wrong."""
+    return [p for p in parts if not p.right]
+
+
+def score(parts: Sequence[Part]) -> int:
+    """1 to 10, by the share of parts that are right; 10 for a perfect response alone."""
+    wrong = len(faults(parts))
+    return 10 if not wrong else min(9, 1 + round(9 * (1 - wrong / len(parts))))
