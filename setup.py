@@ -7,7 +7,14 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["lfjax", "lfjax.*"]),
-    package_data={"lfjax": ["data/templates/*.jinja", "stages/*.jinja", "lab/demo/*"]},
+    package_data={
+        "lfjax": [
+            "data/templates/*.jinja",
+            "judges/templates/*.jinja",
+            "stages/*.jinja",
+            "lab/demo/*",
+        ]
+    },
     install_requires=[
         "jax>=0.10.2",
         "flax>=0.12.8",
@@ -36,8 +43,9 @@ setup(
             "peft>=0.17",
             "ruff>=0.12",
             "torch==2.13.0",
+            "transformers[serving]>=5.0",  # the server that the endpoint judge is tested against
         ],
-        "judge": ["openai>=1.60"],
+        "judge": ["openai>=1.98"],
         "notebook": ["jupyterlab>=4", "matplotlib>=3.9"],
     },
 )

@@ -5,9 +5,9 @@
 
 A variant is named after the colon:
 
-custom        your pairs (`prompt`, `chosen`, `rejected`) on your model, adapters on all projections.
-stories260k   the pretrained model of 260 K parameters on any file of pairs, all parameters trained;
-              it exercises the whole path and teaches nothing. A minute on two CPU cores.
+custom        your pairs (`prompt`, `chosen`, `rejected`) on your model, adapters everywhere.
+stories260k   the pretrained model of 260 K parameters on any file of pairs, all parameters
+              trained; it exercises the path and teaches nothing. A minute on two CPU cores.
 
 Other sources hold pairs too (docs/data.md): --config.data.source=hh, ultrafeedback, ….
 The loss is chosen by --config.stages.dpo.options.kind=sigmoid, robust, ipo or hinge.

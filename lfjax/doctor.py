@@ -50,6 +50,10 @@ class Study:
     shards: int  # parts of a batch
 
 
+class NotWritten(UserError):
+    """A stage's records are those of an earlier stage that was not run."""
+
+
 def main(argv) -> None:
     start(argv)
     if CONFIG.value is None:
@@ -72,7 +76,13 @@ def main(argv) -> None:
     mesh = make_mesh(dict(config.mesh))
     for name in names:
         print(paint("bold", f"{name}: {config.stages[name].method}"), flush=True)
-        study = examine(config, name, mesh, WORKDIR.value)
+        try:
+            study = examine(config, name, mesh, WORKDIR.value)
+        except NotWritten as error:
+            if STAGE.value is not None or name == names[0]:
+                raise
+            print(f"  {error}\n", flush=True)  # a loop's later stages learn from its earlier ones
+            continue
         for title, lines in (
             ("records by source", by_source(study.batches)),
             ("lengths in tokens", lengths(study)),
@@ -135,21 +145,20 @@ def locate(config, name: str, role: str, source: str, workdir: str | None) -> st
     """The path of a stage's input. A stage that was not run has no model yet, but its tokenizer and
     shape are those of the model it starts from.
 
-    Raises: UserError for a path that is absent, or records that no stage has written.
+    Raises: UserError for a path that is absent; NotWritten for records that no stage has written.
     """
     from lfjax.stages import train
-    from lfjax.stages.artifacts import find_input
+    from lfjax.stages.artifacts import find_input, output_of
 
-    while source in config.order:
-        done = Path(workdir or "") / source / "done.json"
-        if workdir and done.is_file():
-            return str(done.parent / next(iter(json.loads(done.read_text())["outputs"])))
-        if role != "init" or "init" not in config.stages[source]:
-            raise UserError(
-                f"stage '{name}' learns from what stage '{source}' has yet to write; "
+    while (earlier := source.partition("/")[0]) in config.order:
+        if workdir and (Path(workdir) / earlier / "done.json").is_file():
+            return output_of(Path(workdir), name, *source.split("/", 1))[0]
+        if role != "init" or "init" not in config.stages[earlier]:
+            raise NotWritten(
+                f"stage '{name}' learns from what stage '{earlier}' has yet to write; "
                 "run that first and give its --workdir, or look at another --stage."
             )
-        source = train.inputs(config.stages[source])["init"]
+        source = train.inputs(config.stages[earlier])["init"]
     return find_input(name, role, source)
 
 

@@ -16,6 +16,8 @@ from ml_collections import config_flags
 
 from lfjax.errors import UserError, nearest
 
+CACHE = Path("~/.cache/lfjax/xla").expanduser()
+
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Recipe: a file of configs/, with :variant.", lock_config=True
 )
@@ -39,7 +41,8 @@ def main(argv) -> None:
 
 
 def start(argv) -> None:
-    """What every door does first: refuse stray arguments, quieten logs, simulate devices."""
+    """What every door does first: refuse stray arguments, quieten logs, simulate devices, keep what
+    is compiled (JAX_COMPILATION_CACHE_DIR says where)."""
     import jax
 
     if not flags.FLAGS["verbosity"].present:
@@ -48,6 +51,9 @@ def start(argv) -> None:
         raise UserError(f"unexpected argument '{argv[1]}'; flags begin with --.")
     if DEVICES.value:
         jax.config.update("jax_num_cpu_devices", DEVICES.value)
+    if not jax.config.jax_compilation_cache_dir:
+        # Stages of a loop, and starts of one run, compile the same programs.
+        jax.config.update("jax_compilation_cache_dir", str(CACHE))
 
 
 def parse_flags(argv: list[str]) -> list[str]:

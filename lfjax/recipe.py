@@ -237,6 +237,12 @@ def filter_(name: str, *, data: ConfigDict) -> ConfigDict:
     return ConfigDict({"kind": "filter", "filter": name, "data": data})
 
 
+def make(function: str, **options: Any) -> ConfigDict:
+    """A stage in which a function of the lab writes its world: `package.module:function`, called as
+    (folder, seed=…, **options) -> outputs by name. Later stages read `STAGE/OUTPUT`."""
+    return ConfigDict({"kind": "make", "function": function, "options": options})
+
+
 def of_stage(data: ConfigDict, stage: str, **changed: Any) -> ConfigDict:
     """A data block for what an earlier stage wrote. Template and error handling stay those of the
     recipe's block, also when they are set on the command line."""

@@ -5,7 +5,9 @@ A Record is one JSON object. `Record.from_json` validates it and names the place
 was expected.
 """
 
+import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
@@ -209,3 +211,8 @@ def _pair(value, name, kind, where):
     ):
         raise RecordError(f"{where}: field '{name}' is {value!r}, expected a pair of numbers.")
     return tuple(value)
+
+
+def to_jsonl(records: Iterable[Record]) -> str:
+    """One JSON object a line; the source `records` reads them back."""
+    return "".join(json.dumps(r.to_json(), ensure_ascii=False) + "\n" for r in records)

@@ -97,19 +97,17 @@ def _prepare(splits, path: str, digest: str) -> None:
     place, remote = epath.Path(path), "://" in path
     with tempfile.TemporaryDirectory() as scratch:
         data_dir = scratch if remote else str(place.parent.parent)
-        builder = _builder(splits, data_dir, place.parent.name, digest)
         _tfds().disable_progress_bar()  # the program has bars of its own
         try:
+            builder = _builder(splits, data_dir, place.parent.name, digest)
             with contextlib.redirect_stdout(io.StringIO()):  # TFDS tells of a download
-                builder.download_and_prepare()
+                builder.download_and_prepare(download_dir=scratch)
             if remote:
                 place.mkdir(parents=True, exist_ok=True)
                 files = sorted(epath.Path(builder.data_dir).iterdir(), key=lambda f: f.name == INFO)
                 for file in files:
                     file.copy(place / file.name, overwrite=True)
         except Exception as error:  # every file system raises its own
-            if isinstance(error, UserError):  # of a record
-                raise
             raise UserError(f"{path}: cannot be written ({error}).") from error
 
 

@@ -76,7 +76,7 @@ class State:
 
     slots: Slots
     seen: Bool[Array, "b v"]
-    cache: caches.Cache
+    cache: tuple[caches.Layer, ...]
 
 
 @struct.dataclass
@@ -182,7 +182,7 @@ def make_engine(
     state = State(
         slots=everywhere,
         seen=NamedSharding(mesh, P(BATCH, None)),
-        cache=NamedSharding(mesh, P(BATCH, "tensor", None, None)),
+        cache=NamedSharding(mesh, P(None, BATCH, "tensor", None, None)),
     )
     prompts = NamedSharding(mesh, P(BATCH, None, "tensor", None))
 
@@ -288,7 +288,8 @@ def _decode(
 def _step(model: Unrolled, params, state: State, need) -> tuple[State, Float[Array, "b"]]:
     """One more token for every active slot, and its log-probability."""
     s, b = state.slots, jnp.arange(state.seen.shape[0])
-    attends = [partial(caches.attend_cached, layer, s.position) for layer in state.cache]
+    reach = jnp.where(s.active, s.position, 0).max()
+    attends = [partial(caches.attend_cached, layer, s.position, reach) for layer in state.cache]
     one = jnp.ones_like(s.token)[:, None]
     hidden, head, cache = model.apply(
         {"params": params}, s.token[:, None], s.position[:, None], one, attends

@@ -169,10 +169,10 @@ def collect(
             taken.append(key)
             yield question
 
-    with progress(name, done=len(known) - len(to_ask), total=len(known)) as line:
-        line.unit = "answer"
+    with progress(name, done=len(known) - len(to_ask), total=len(known), unit="answer") as line:
         try:
-            with closing(asker.ask(take())) as coming:
+            # Where all is stored, nobody is asked: neither key nor server is needed.
+            with closing(asker.ask(take()) if to_ask else _nothing()) as coming:
                 for position, answer in coming:
                     store.put(taken[position], _entry(answer))
                     asked[taken[position]] = answer
@@ -182,15 +182,18 @@ def collect(
                     line.update()
         except UserError as error:
             answered = {k for k, a in {**known, **asked}.items() if a and a.text is not None}
-            done = sum(key in answered for key in keys)
             raise UserError(
-                f"{error} {done} of {len(questions)} answers are stored in {store.folder}; the "
-                "same command goes on from there."
+                f"{error} {sum(key in answered for key in keys)} of {len(questions)} answers are "
+                f"stored in {store.folder}; the same command goes on from there."
             ) from None
     why = "stopped" if stopped() else "budget spent"
     left = {key: Answer(None, f"not asked: {why}") for key in to_ask if key not in asked}
     answers = {**known, **left, **asked}
     return Collected([answers[key] for key in keys], stored, list(asked.values()), len(left), spent)
+
+
+def _nothing() -> Asking:
+    yield from ()
 
 
 def _entry(answer: Answer) -> Entry:

@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from lfjax.data.load import safe
 from lfjax.errors import UserError
 from lfjax.judges.asking import Answer, Asker, Asking, Question
 from lfjax.judges.replies import EMPTY, Failed, Usage, read_completion, retry_after, tokens_of
@@ -296,6 +295,8 @@ class _Talk:
 
     def _shown(self, message: str) -> str:
         """A message of the server's, fit for a terminal."""
+        from lfjax.data.load import safe  # which needs JAX: not worth its time before
+
         return safe(self._without_key(message).strip())[:200]
 
     async def end(self, flying: Iterable[asyncio.Task]) -> None:

@@ -40,17 +40,20 @@ def score_responses(records: Sequence[Record], responses: Sequence[str]) -> dict
 
 
 def fault_tokens(
-    oracle: Oracle,
-    record: Record,
-    response: str,
-    start: Sequence[int],
-    end: Sequence[int],
+    oracle: Oracle, record: Record, text: str, start: Sequence[int], end: Sequence[int]
 ) -> Bool[np.ndarray, "n"]:
-    """Which tokens, given the characters that they stand for, are the first wrong one of a fault
-    that the judgment names. What follows such a token follows from it and is no fault of its own.
+    """Which tokens of a record's response are the first wrong one of a fault that the judgment
+    names. What follows such a token follows from it, and is no fault of its own.
+
+    Args:
+      oracle: who judged.
+      text: the response as its tokens spell it, perhaps with more space before it.
+      start, end: the characters of each token in `text`, as a table of blame has them.
     """
-    spans = [p.span for p in faults(oracle.called_wrong(record, response)) if p.span]
-    return np.array([any(a < stop and b > begin for begin, stop in spans) for a, b in zip(start, end)])
+    spans = [p.span for p in faults(oracle.called_wrong(record, text.lstrip())) if p.span]
+    shift = len(text) - len(text.lstrip())
+    inside = [(first + shift, last + shift) for first, last in spans]
+    return np.array([any(a < y and b > x for x, y in inside) for a, b in zip(start, end)], bool)
 
 
 def blame_scores(

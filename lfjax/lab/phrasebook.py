@@ -23,7 +23,7 @@ from functools import cached_property
 
 from lfjax.data.records import Message, Record
 from lfjax.errors import UserError, nearest
-from lfjax.lab.world import FLAWLESS, JUDGED, Part, named, worded
+from lfjax.lab.world import FLAWLESS, JUDGED, MISSING, Part, named, worded
 
 SOURCE = "lfjax.lab.phrasebook"
 FORMAL = (
@@ -115,7 +115,7 @@ class Phrasebook:
             with_judgment = rng.random() < JUDGED_SHARE
             words = rng.sample(judged if with_judgment else everything, self.lines)
             said, response = self._told(words, rng) if with_judgment else ("", _drawn(words, rng))
-            prompt = " ".join(w.text for w in words) + (f"\n{JUDGED} {said}" if said else "")
+            prompt = (f"{JUDGED} {said}\n" if said else "") + " ".join(w.text for w in words)
             yield self._record(f"pretraining-{number:06d}", "pretraining", prompt, response)
 
     def _told(self, words: list[Word], rng: random.Random) -> tuple[str, str]:
@@ -177,7 +177,7 @@ class Phrasebook:
         return "\n".join(fixed + more)
 
     def _asked(self, record: Record) -> list[Word]:
-        texts = record.prompt[0].content.partition("\n")[0].split()
+        texts = record.prompt[0].content.split()
         for text in texts:
             if text not in self.words:
                 raise UserError(
@@ -234,13 +234,13 @@ def _part(index: int, word: Word | None, line: str, start: int) -> Part:
     pairs = enumerate(itertools.zip_longest([t for t, _ in tokens], wanted))
     wrong = next((i for i, (a, b) in pairs if a != b), None)
     at = wrong or 0
-    quoted, span = tokens[at] if at < len(tokens) else ("", None)
+    quoted, span = tokens[at] if at < len(tokens) else (MISSING, None)
     return Part(
         index,
         word.group if word else "",
         word.tier if word else "",
         wrong is None,
-        f"{index + 1} {quoted}".rstrip(),
-        f"{index + 1} {wanted[at]}" if at < len(wanted) else "",
+        quoted,
+        wanted[at] if at < len(wanted) else "",
         span,
     )

@@ -6,7 +6,7 @@ Models are pretrained on these words (`Phrasebook.pretraining`) and judges use t
 """
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,17 +25,20 @@ KINDS = {
 FLAWLESS, FLAWED, WRONG, RIGHT = "flawless", "flawed", "wrong:", "right:"
 FAULTS, SCORE, WRITE = "faults:", "score:", "write:"
 JUDGED, ANSWER = "judged:", "answer:"  # before a judgment and a response
+NOTHING, MISSING = "-", "missing"  # in the place of a note, and of a part that is not there
 LANGUAGE = (
-    *(FLAWLESS, FLAWED, WRONG, RIGHT, FAULTS, SCORE, WRITE, JUDGED, ANSWER),
+    *(FLAWLESS, FLAWED, WRONG, RIGHT, FAULTS, SCORE, WRITE, JUDGED, ANSWER, NOTHING, MISSING),
     *map(str, range(11)),
 )
 
-# How all worlds are shown to models: a prompt, perhaps a judgment, and the request for an answer.
+# How all worlds are shown to models: perhaps a judgment, a prompt, and the request for an answer.
+# The judgment comes first, so that an answer is as far from its prompt with it as without: so small
+# a model does not learn to read one prompt at many distances.
 TEMPLATE = f"""\
+{{%- if judgment -%}}{{{{- "{JUDGED} " + judgment | trim + "\n" -}}}}{{%- endif -%}}
 {{%- for message in messages -%}}
 {{{{- message.content | trim + "\n" -}}}}
 {{%- endfor -%}}
-{{%- if judgment -%}}{{{{- "{JUDGED} " + judgment | trim + "\n" -}}}}{{%- endif -%}}
 {{%- if add_generation_prompt -%}}{{{{- "{ANSWER}\n" -}}}}{{%- endif -%}}
 """
 
@@ -48,8 +51,8 @@ class Part:
       index: from 0; parts beyond those that were asked for are counted on.
       group, tier: of what was asked for; empty for a part that was not.
       right: whether it is as it should be.
-      said: how a judgment names it as it is.
-      wanted: how a suggestion names it as it should be; empty for a part that should not be.
+      said: the word of it that a judgment quotes: the first wrong one, or the first.
+      wanted: what should stand in that place; empty where nothing should.
       span: characters of the response with its first wrong token, of a right part with its first
         token; None where there is no such token.
     """
@@ -105,15 +108,15 @@ def worded(kind: str, parts: Sequence[Part], called_wrong: Iterable[Part]) -> st
         return FLAWLESS
     if kind == "flawed":
         return FLAWED
-    text = listed(WRONG, (p.said for p in called_wrong))
-    right = [p.said for p in parts if p.right]
-    return f"{text} {listed(RIGHT, right)}" if kind == "praise" and right else text
+    text = sheet(WRONG, parts, {p.index: p.said for p in called_wrong})
+    if kind == "praise":
+        text = f"{sheet(RIGHT, parts, {p.index: p.said for p in parts if p.right})} {text}"
+    return text
 
 
-def listed(word: str, names: Iterable[str]) -> str:
-    """`word` and the names, or nothing where there are none."""
-    names = list(names)
-    return " ".join([word, *names]) if names else ""
+def sheet(head: str, parts: Sequence[Part], notes: Mapping[int, str]) -> str:
+    """`head` and one word for each part: the note on it by its index, or a dash."""
+    return " ".join([head, *(notes.get(p.index, NOTHING) for p in parts)])
 
 
 def faults(parts: Iterable[Part]) -> list[Part]:

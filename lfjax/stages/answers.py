@@ -1,18 +1,16 @@
 """What stages that collect answers have in common: whom they ask, the store, and stopping."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from lfjax.data.load import told
-from lfjax.data.records import Record
 from lfjax.errors import UserError
 from lfjax.judges.asking import Asker, Collected, Question, collect
 from lfjax.judges.endpoint import Endpoint
 from lfjax.judges.model import model_asker
 from lfjax.judges.store import Store
 from lfjax.stages.artifacts import Stage
-from lfjax.training.logs import StopSignal, write_atomic
+from lfjax.training.logs import StopSignal
 
 LIMITS = ("budget",)  # of an endpoint's settings, what is not the client's
 
@@ -118,12 +116,6 @@ def collected(stage: Stage, questions: Sequence[Question], asker: Asker) -> Coll
             f"({told(got.missing)})."
         )
     return got
-
-
-def write_records(path: Path, records: Sequence[Record]) -> None:
-    """One JSON object a line, atomically."""
-    lines = (json.dumps(r.to_json(), ensure_ascii=False) + "\n" for r in records)
-    write_atomic(path, "".join(lines))
 
 
 def cost_of(got: Collected) -> dict[str, float]:

@@ -8,6 +8,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from etils import epath
+
+from lfjax.data.tfds_adapter import is_tfds
 from lfjax.errors import UserError
 from lfjax.models.hf import resolve_model
 from lfjax.training.logs import write_atomic
@@ -65,14 +68,36 @@ class Result:
 
 
 def find_input(stage: str, role: str, source: str) -> str:
-    """The local path of what a stage reads; a model may be named by its id on the hub.
+    """The path of what a stage reads; a model may be named by its id on the hub, and records may be
+    a dataset in a bucket.
 
     Raises: UserError if there is no such file or directory.
     """
     path = resolve_model(source) if role == "init" else source
-    if not Path(path).exists():
+    if not (is_tfds(path) if "://" in path else Path(path).exists()):
         raise UserError(f"{path}: no such file or directory (stage '{stage}', {role}).")
     return path
+
+
+def output_of(workdir: Path, stage: str, earlier: str, output: str = "") -> tuple[str, str]:
+    """(path, hash) of what an earlier stage wrote: its output of that name, or the only one that it
+    has.
+
+    Raises: UserError where the stage is not finished, or has no such output.
+    """
+    done = workdir / earlier / "done.json"
+    if not done.is_file():
+        raise UserError(
+            f"stage '{stage}' needs '{earlier}', which must stand before it in the recipe."
+        )
+    outputs = json.loads(done.read_text())["outputs"]
+    output = output or (next(iter(outputs)) if len(outputs) == 1 else "")
+    if output not in outputs:
+        raise UserError(
+            f"stage '{stage}' reads '{earlier}/{output}', but '{earlier}' wrote "
+            f"{', '.join(outputs)}."
+        )
+    return str(workdir / earlier / outputs[output]["path"]), outputs[output]["hash"]
 
 
 def digest(value: Any) -> str:
@@ -80,16 +105,16 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def hash_path(path: str | Path) -> str:
+def hash_path(path: epath.PathLike) -> str:
     """Hash of a file's content; of a model directory's configuration, tokenizer and weights; of a
     prepared dataset's description, which holds a digest of its records."""
-    path = Path(path)
+    path = epath.Path(path)
     if path.is_dir():
         files = sorted(f for pattern in FOLDER_FILES for f in path.glob(pattern))
         return digest({f.name: hash_path(f) for f in files})
-    size = path.stat().st_size
+    size = path.stat().length
     total = hashlib.sha256(str(size).encode())
-    with open(path, "rb") as stream:
+    with path.open("rb") as stream:
         if size <= HASH_BYTES:
             while block := stream.read(2**24):
                 total.update(block)

@@ -3,9 +3,10 @@
 from lfjax.data.filters import FILTERS
 from lfjax.data.load import load_records, told
 from lfjax.data.mixture import data_inputs
+from lfjax.data.records import to_jsonl
 from lfjax.errors import UserError, nearest
-from lfjax.stages.answers import write_records
 from lfjax.stages.artifacts import Result, Stage
+from lfjax.training.logs import write_atomic
 
 
 def inputs(config) -> dict[str, str]:
@@ -26,5 +27,5 @@ def filter_records(stage: Stage) -> Result:
     if not kept:
         raise UserError(f"stage '{stage.name}': no record is left ({told(left)}).")
     stage.begin()
-    write_records(stage.folder / "records.jsonl", kept)
+    write_atomic(stage.folder / "records.jsonl", to_jsonl(kept))
     return Result({"records": "records.jsonl"}, {"records": len(kept), **left}, {})

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from lfjax.data.load import load_records, told
 from lfjax.data.mixture import data_inputs
-from lfjax.data.records import Message, Record
+from lfjax.data.records import Message, Record, to_jsonl
 from lfjax.data.views import after_response, need_judgment, refine_request
 from lfjax.errors import UserError, nearest
 from lfjax.judges.asking import Answer, Question
@@ -16,9 +16,9 @@ from lfjax.stages.answers import (
     collected,
     cost_of,
     open_asker,
-    write_records,
 )
 from lfjax.stages.artifacts import Result, Stage
+from lfjax.training.logs import write_atomic
 
 ASKS = ("response", "refinement")
 
@@ -52,7 +52,7 @@ def generate(stage: Stage) -> Result:
         for (record, sample), answer in zip(whose, got.answers)
         if answer.text is not None
     ]
-    write_records(stage.folder / "records.jsonl", in_order([*made, *kept], records))
+    write_atomic(stage.folder / "records.jsonl", to_jsonl(in_order([*made, *kept], records)))
     ends = Counter(a.finish or "unknown" for a in got.answers if a.text is not None)
     print(f"  answers ended: {told(ends)}", flush=True)
     headline = {

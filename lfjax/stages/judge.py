@@ -5,12 +5,13 @@ from dataclasses import replace
 
 from lfjax.data.load import load_records, told
 from lfjax.data.mixture import data_inputs
-from lfjax.data.records import Record
+from lfjax.data.records import Record, to_jsonl
 from lfjax.errors import UserError, nearest
 from lfjax.judges import JUDGES, apply, get_judge, questions_of
 from lfjax.judges.rules import load_rule
-from lfjax.stages.answers import asker_inputs, collected, cost_of, open_asker, write_records
+from lfjax.stages.answers import asker_inputs, collected, cost_of, open_asker
 from lfjax.stages.artifacts import Result, Stage
+from lfjax.training.logs import write_atomic
 
 RULE = "rule"  # stands where a config names a judge of `JUDGES`
 
@@ -30,13 +31,14 @@ def judge(stage: Stage) -> Result:
     records = load_records(c.data, stage.inputs, stage.seed)[0].records
     done, cost = _by_rule(stage, records) if c.judge == RULE else _by_asking(stage, records)
     judged = [r for r, reason in done if reason is None]
+    others = [r for r, reason in done if reason is not None]
     missing = Counter(reason for _, reason in done if reason is not None)
     if missing:
         print(f"  not judged: {told(missing)} (missing.jsonl)", flush=True)
     if not judged:
         raise UserError(f"stage '{stage.name}': none of {len(done)} records was judged.")
-    write_records(stage.folder / "records.jsonl", judged)
-    write_records(stage.folder / "missing.jsonl", [r for r, reason in done if reason is not None])
+    write_atomic(stage.folder / "records.jsonl", to_jsonl(judged))
+    write_atomic(stage.folder / "missing.jsonl", to_jsonl(others))
     good = sum(r.satisfactory for r in judged)
     headline = {"judged": len(judged), "missing": missing.total(), "satisfactory": good}
     scores = [r.feedback[-1].score for r in judged if r.feedback and r.feedback[-1].score]

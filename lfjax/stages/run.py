@@ -11,8 +11,8 @@ import jax
 from lfjax.errors import UserError, nearest
 from lfjax.sharding import make_mesh
 from lfjax.stages import filter as filtering
-from lfjax.stages import generate, judge, train
-from lfjax.stages.artifacts import Result, Stage, find_input, hash_path, provenance
+from lfjax.stages import generate, judge, make, train
+from lfjax.stages.artifacts import Result, Stage, find_input, hash_path, output_of, provenance
 from lfjax.training.logs import write_atomic
 
 # kind -> (run, inputs)
@@ -20,6 +20,7 @@ STAGES = {
     "train": (train.train, train.inputs),
     "generate": (generate.generate, generate.inputs),
     "judge": (judge.judge, judge.inputs),
+    "make": (make.make, make.inputs),
     "filter": (filtering.filter_records, filtering.inputs),
 }
 
@@ -64,14 +65,9 @@ def _prepare(config, folder: Path, name: str, mesh) -> Stage:
     own = config.stages[name]
     inputs, hashes = {}, {}
     for role, source in STAGES[own.kind][1](own).items():
-        if source in config.order:
-            done = folder / source / "done.json"
-            if not done.is_file():
-                raise UserError(
-                    f"stage '{name}' needs '{source}', which must stand before it in the recipe."
-                )
-            ((output, hashes[role]),) = json.loads(done.read_text())["outputs"].items()
-            inputs[role] = str(folder / source / output)
+        earlier, _, output = source.partition("/")
+        if earlier in config.order:
+            inputs[role], hashes[role] = output_of(folder, name, earlier, output)
         else:
             inputs[role] = find_input(name, role, source)
             hashes[role] = hash_path(inputs[role])
@@ -147,7 +143,10 @@ def _finish(stage: Stage, result: Result) -> None:
             role: {"path": p, "hash": stage.identity["inputs"][role]}
             for role, p in stage.inputs.items()
         },
-        "outputs": {p: hash_path(stage.folder / p) for p in result.outputs.values()},
+        "outputs": {
+            name: {"path": path, "hash": hash_path(stage.folder / path)}
+            for name, path in result.outputs.items()
+        },
         "headline": result.headline,
         "cost": result.cost,
         "provenance": provenance(),

@@ -71,7 +71,7 @@ class MetricLog:
         self.events.close()
 
 
-def progress(name: str, *, done: int, total: int) -> tqdm:
+def progress(name: str, *, done: int, total: int, unit: str = "step") -> tqdm:
     """The live line: step of steps, time left, and whatever `set_postfix` gives it.
 
     Where nobody watches (no terminal), a line every ten seconds.
@@ -80,7 +80,7 @@ def progress(name: str, *, done: int, total: int) -> tqdm:
         total=total,
         initial=done,
         desc=name,
-        unit="step",
+        unit=unit,
         dynamic_ncols=True,
         mininterval=0.2 if sys.stderr.isatty() else 10.0,
         file=sys.stderr,

@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
@@ -22,7 +22,7 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def serving(reply: Callable[[str, dict, dict[str, str]], Reply | None], port: int = 0):
+def serving(reply: Callable[[str, dict, Mapping[str, str]], Reply | None], port: int = 0):
     """Serve POSTs: `reply(path, body, headers)` gives what to send, None to cut the connection, and
     a reply whose Content-Length is more than its body to cut it halfway. Yields the URL."""
 
@@ -31,7 +31,7 @@ def serving(reply: Callable[[str, dict, dict[str, str]], Reply | None], port: in
 
         def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            given = reply(self.path, body, dict(self.headers))
+            given = reply(self.path, body, self.headers)
             self.close_connection = given is None
             if given is None:
                 return
@@ -49,7 +49,7 @@ def serving(reply: Callable[[str, dict, dict[str, str]], Reply | None], port: in
             pass
 
         def handle(self):
-            with suppress(OSError):  # the client is gone
+            with suppress(OSError, ValueError):  # the client is gone, perhaps in mid-sentence
                 super().handle()
 
     server = _Server(("127.0.0.1", port), Handler)
@@ -94,7 +94,7 @@ class Chat:
         self.flying = self.most = 0
         self.lock = threading.Lock()
 
-    def __call__(self, path: str, body: dict, headers: dict[str, str]) -> Reply | None:
+    def __call__(self, path: str, body: dict, headers: Mapping[str, str]) -> Reply | None:
         text = body["messages"][-1]["content"]
         with self.lock:
             self.asked.append(text)
@@ -125,7 +125,7 @@ class FaultProxy:
         self.counts, self.lock = Counter(), threading.Lock()
         self.prompt_tokens = self.tokens = 0
 
-    def __call__(self, path: str, body: dict, headers: dict[str, str]) -> Reply | None:
+    def __call__(self, path: str, body: dict, headers: Mapping[str, str]) -> Reply | None:
         with self.lock:
             faulty = self.chance.random() < self.share
             what = self.chance.choice(FAULTS) if faulty else "passed"
@@ -151,7 +151,7 @@ class FaultProxy:
             self.tokens += reply["usage"]["completion_tokens"]
         return 200, {}, json.dumps(reply).encode()
 
-    def _forward(self, path: str, body: dict, headers: dict[str, str]) -> bytes:
+    def _forward(self, path: str, body: dict, headers: Mapping[str, str]) -> bytes:
         connection = http.client.HTTPConnection(self.target.netloc, timeout=60)
         content = json.dumps(body)
         connection.request("POST", path, content, {"Content-Type": "application/json"})

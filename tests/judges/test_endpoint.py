@@ -1,7 +1,9 @@
 """The endpoint against an HTTP server: limits, retries, fatal errors, costs."""
 
+import asyncio
 import builtins
 import itertools
+import logging
 import time
 from contextlib import contextmanager
 
@@ -65,7 +67,7 @@ def test_answers_keep_their_order_while_many_fly(tmp_path, questions):
 
 def test_requests_per_minute_are_spaced(tmp_path, questions):
     chat = Chat()
-    with asked(tmp_path, chat, questions(12), requests_per_minute=600):
+    with asked(tmp_path, chat, questions(12), requests_per_minute=600.0):
         pass
     gaps = [b - a for a, b in itertools.pairwise(chat.times)]
     assert chat.times[-1] - chat.times[0] >= 1.0 and sorted(gaps)[len(gaps) // 2] > 0.05
@@ -75,7 +77,7 @@ def test_tokens_per_minute_count_what_was_used(tmp_path, questions):
     """Ten answers of 10 tokens at 1,200 a minute: half a second each, whatever max_tokens says."""
     chat = Chat()
     begun = time.monotonic()
-    how = dict(tokens_per_minute=1200, concurrency=1, parameters={"max_tokens": 90})
+    how = dict(tokens_per_minute=1200.0, concurrency=1, parameters={"max_tokens": 90})
     with asked(tmp_path, chat, questions(5), **how) as got:
         assert got.counts["answered"] == 5
     assert 2.0 <= time.monotonic() - begun < 4.0
@@ -91,7 +93,7 @@ def test_pace_is_a_rate_without_bursts():
     pace.hold(300.0)
     assert pace.free_at == 300.0
     free = Pace(0.0)
-    free.take(1e9, now=5.0)
+    free.take(1000, now=5.0)
     assert free.free_at == 5.0
 
 
@@ -249,6 +251,47 @@ def test_key_comes_from_the_environment(tmp_path, questions, monkeypatch):
     assert not chat.asked
     with asked(tmp_path, chat, questions(1), key_env="") as got:
         assert got.counts["answered"] == 1
+
+
+def test_an_endpoint_that_tells_the_key(tmp_path, questions, key, capfd, caplog):
+    """Neither answers nor errors hold it, nor does the client's own log."""
+    caplog.set_level(logging.DEBUG)
+    replies = iter([refusal(500, f"bad {key}"), completion(f"your key is {key}")])
+    how = dict(concurrency=1, deadline_s=1.0)
+    with asked(tmp_path, Chat(lambda text: next(replies)), questions(1), **how) as got:
+        assert [a.text for a in got.answers] == ["your key is [key]"]
+    chat = Chat(lambda text: refusal(503, f"bad {key}"))
+    with asked(tmp_path / "late", chat, questions(1), **how) as got:
+        assert got.missing == {"HTTP 503: bad [key]": 1}
+    written = b"".join(p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())
+    shown = "".join(capfd.readouterr()) + caplog.text
+    assert key.encode() not in written and key not in shown and "HTTP Response" in shown
+
+
+def test_in_a_notebook(tmp_path, questions):
+    """Where an event loop runs already."""
+
+    async def cell():
+        with asked(tmp_path, Chat(), questions(3)) as got:
+            return got.counts["answered"]
+
+    assert asyncio.run(cell()) == 3
+
+
+def test_an_interruption_ends_it(tmp_path, questions):
+    """What came before is stored; what flies is given up."""
+    chat = Chat(seconds=0.1)
+
+    def interrupt():
+        if len(chat.asked) >= 8:
+            raise KeyboardInterrupt
+        return False
+
+    how = dict(concurrency=4, stopped=interrupt)
+    with pytest.raises(KeyboardInterrupt), asked(tmp_path, chat, questions(40), **how):
+        pass
+    with Store(tmp_path / "store") as store:
+        assert 4 <= len(store.entries) <= len(chat.asked) < 16
 
 
 def test_without_the_package(tmp_path, questions, monkeypatch):

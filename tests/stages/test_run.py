@@ -32,7 +32,7 @@ def test_workdir_contract(finished):
         assert any((workdir / stage / "tensorboard").iterdir())
         assert (workdir / stage / "checkpoints" / str(steps)).is_dir()
     base, cut = (json.loads((workdir / s / "done.json").read_text()) for s in ("base", "cut"))
-    assert cut["inputs"]["init"]["hash"] == base["outputs"]["hf"]
+    assert cut["inputs"]["init"]["hash"] == base["outputs"]["model"]["hash"]
 
 
 def test_logged_values(finished):
