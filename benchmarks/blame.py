@@ -7,7 +7,8 @@ difference of its log-probabilities, and it is wrong if the corrected summary dr
 the average precision stand that of a random order, which is the share of wrong tokens, and that of
 the same judgments dealt out to other summaries. Intervals (95 %) are of records drawn anew.
 
-What a model of stories says of news is a check that the numbers are computed, not of the method.
+All 1,806 records of the three files take stories260k three to six minutes on two CPU cores. What
+a model of stories says of news checks that the numbers are computed, and nothing of the method.
 """
 
 import argparse

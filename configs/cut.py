@@ -18,6 +18,12 @@ llama2_13b_shepherd, llama2_13b_chat_shepherd offline, on Shepherd (Table 2)
 summarize_13b, summarize_13b_chat             offline, on critiques of summaries (Table 3)
 llama2_7b_chat_shepherd, llama2_70b_chat_shepherd, mistral_7b_it_shepherd, gemma_7b_it_shepherd,
 llama3_8b_it_shepherd                         other bases (Table 5)
+ultrafeedback_13b, ultrafeedback_13b_chat     1,000 instructions of UltraFeedback, judged anew
+                                              (section 4.5); with …_dpo DPO on all their pairs
+
+The paper's other methods on the data of Tables 2 and 3: the name of one of these four CUT variants
+and _forward_prediction, _hindsight, _ilf_mle or _ilf_dpo, such as llama2_13b_shepherd_ilf_dpo. ILF
+first has the model refine its flawed responses.
 
 each with --config.data.path=FILE of the data; the models are fetched from the Hugging Face hub, or
 given as --config.model.path=DIRECTORY.
@@ -27,7 +33,7 @@ from functools import partial
 from pathlib import Path
 
 from lfjax.errors import UserError, nearest
-from lfjax.recipe import base, recipe, train
+from lfjax.recipe import base, generate, of_stage, recipe, train
 
 DEMO = Path(__file__).parent.parent / "lfjax" / "lab" / "demo"
 
@@ -44,6 +50,8 @@ AUTHORS = dict(
     max_tokens=2048,
     row_tokens=4096,
 )
+# DPO's β and learning rate are not in the paper.
+PAIRS = AUTHORS | dict(beta=0.1, learning_rate=5e-6)
 
 
 def get_config(arg="tiny"):
@@ -94,6 +102,29 @@ def offline(model, source="shepherd", downsample=0.25):
     return partial(authors, model, source, 1.2, 0.5, downsample)
 
 
+def compared(model, source, downsample, method):
+    """A baseline in the settings of CUT's run: the paper gives none of its own."""
+    c = base(source=source, model_path=model)
+    c.data.downsample = downsample
+    if not method.startswith("ilf_"):
+        return recipe(c, **{method: train(method, data=c.data, init=c.model, **AUTHORS)})
+    how = dict(asks="refinement", temperature=0.0, max_new_tokens=1024, dtype="bfloat16")
+    refined = generate(data=c.data, init=c.model, max_tokens=4096, **how)
+    data = of_stage(c.data, "refined")
+    settings = PAIRS if method == "ilf_dpo" else AUTHORS
+    method = "dpo" if method == "ilf_dpo" else method
+    return recipe(
+        c, refined=refined, **{method: train(method, data=data, init=c.model, **settings)}
+    )
+
+
+def ultrafeedback_dpo(model):
+    """All pairs of an instruction's four responses, those of equal reward left out."""
+    c = base(source="ultrafeedback", model_path=model)
+    c.data.options.pairs = "all"
+    return recipe(c, dpo=train("dpo", data=c.data, init=c.model, **PAIRS))
+
+
 LLAMA2 = "meta-llama/Llama-2-{}-hf"
 VARIANTS = {
     "tiny": tiny,
@@ -110,3 +141,19 @@ VARIANTS = {
     "gemma_7b_it_shepherd": offline("google/gemma-7b-it"),
     "llama3_8b_it_shepherd": offline("meta-llama/Meta-Llama-3-8B-Instruct"),
 }
+TABLES = {  # the data of Tables 2 and 3 -> (model, source, downsample)
+    "llama2_13b_shepherd": (LLAMA2.format("13b"), "shepherd", 0.25),
+    "llama2_13b_chat_shepherd": (LLAMA2.format("13b-chat"), "shepherd", 0.25),
+    "summarize_13b": (LLAMA2.format("13b"), "critiques", -1.0),
+    "summarize_13b_chat": (LLAMA2.format("13b-chat"), "critiques", -1.0),
+}
+BASELINES = ("forward_prediction", "hindsight", "ilf_mle", "ilf_dpo")
+VARIANTS |= {
+    f"{name}_{method}": partial(compared, *about, method)
+    for name, about in TABLES.items()
+    for method in BASELINES
+}
+for size in ("13b", "13b_chat"):
+    model = LLAMA2.format(size.replace("_", "-"))
+    VARIANTS[f"ultrafeedback_{size}"] = partial(authors, model, "cut", 1.1, 1.0)
+    VARIANTS[f"ultrafeedback_{size}_dpo"] = partial(ultrafeedback_dpo, model)

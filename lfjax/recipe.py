@@ -12,11 +12,11 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from lfjax.data.filters import FILTERS
 from lfjax.data.mixture import MIXTURE, check_block
 from lfjax.data.sources import SOURCES
 from lfjax.errors import UserError, nearest
 from lfjax.methods import get_method
+from lfjax.stages.filter import FILTERS
 
 
 def base(
@@ -228,7 +228,7 @@ def judge(
 
 
 def filter_(name: str, *, data: ConfigDict) -> ConfigDict:
-    """A stage that applies one of `lfjax.data.filters.FILTERS` to records.
+    """A stage that applies one of `lfjax.stages.filter.FILTERS` to records.
 
     Raises: UserError for a name that is none of them.
     """

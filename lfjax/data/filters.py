@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from lfjax.data.records import Candidate, Record, RecordError
@@ -54,10 +54,3 @@ def compared(records: Sequence[Record], seed: int) -> Filtered:
         candidates = tuple(Candidate(r.response, r.model, score) for score, r in group)
         out.append(replace(best, id=str(name), candidates=candidates))
     return out, left
-
-
-FILTERS: dict[str, Callable[[Sequence[Record], int], Filtered]] = {
-    "shuffled": shuffled,
-    "satisfactory": satisfactory,
-    "compared": compared,
-}

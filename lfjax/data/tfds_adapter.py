@@ -175,8 +175,6 @@ def read_tfds(path: str, split: str = "train") -> TfdsRecords:
 
     Raises: UserError if it is no TFDS dataset, has no such split, or holds something else.
     """
-    from etils import epath
-
     builder = _open(path)
     if split not in builder.info.splits:
         raise UserError(f"{path}: has no split '{split}'; it has {', '.join(builder.info.splits)}.")
@@ -185,13 +183,23 @@ def read_tfds(path: str, split: str = "train") -> TfdsRecords:
             f"{path}: has the features {', '.join(builder.info.features)}; expected one, "
             f"'{FIELD}', as written by write_tfds."
         )
-    folder = None
-    if "://" in path:
-        folder = tempfile.TemporaryDirectory()
-        for file in epath.Path(path).iterdir():
-            file.copy(epath.Path(folder.name) / file.name)
+    folder = _fetched(path) if "://" in path else None
+    if folder:
         builder = _open(folder.name)
     return TfdsRecords(builder.as_data_source(split=split), path, folder)
+
+
+def _fetched(path: str) -> tempfile.TemporaryDirectory:
+    """A copy of a dataset on this machine. Raises: UserError if it cannot be had."""
+    from etils import epath
+
+    folder = tempfile.TemporaryDirectory()
+    try:
+        for file in epath.Path(path).iterdir():
+            file.copy(epath.Path(folder.name) / file.name)
+    except Exception as error:  # every file system raises its own
+        raise UserError(f"{path}: cannot be fetched ({error}).") from error
+    return folder
 
 
 def _open(path: str):

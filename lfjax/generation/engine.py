@@ -29,7 +29,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from lfjax.errors import UserError
 from lfjax.generation import cache as caches
-from lfjax.generation.rules import Rules, needed, pick
+from lfjax.generation.rules import Rules, pick
 from lfjax.models.config import ModelConfig
 from lfjax.models.decoder import Unrolled, abstract_params, dtype_of, unstacked
 from lfjax.sharding import BATCH, DECODE_RULES, axis_size, put, tree_shardings
@@ -265,7 +265,7 @@ def _decode(
     slots = state.slots
     state = state.replace(slots=slots.replace(active=slots.active & alive))
     running = state.slots.active.sum()
-    need = needed(state.slots.rules, state.slots.active)
+    rules = state.slots.rules.only(state.slots.active)
 
     def more(carry):
         i, state, _, _ = carry
@@ -274,7 +274,7 @@ def _decode(
 
     def body(carry):
         i, state, tokens, logps = carry
-        state, logp = _step(model, params, state, need)
+        state, logp = _step(model, params, state, rules)
         tokens = lax.dynamic_update_index_in_dim(tokens, state.slots.token, i, 1)
         return i + 1, state, tokens, lax.dynamic_update_index_in_dim(logps, logp, i, 1)
 
@@ -285,7 +285,7 @@ def _decode(
     return state, Drawn(tokens, logps, count, state.slots.active)
 
 
-def _step(model: Unrolled, params, state: State, need) -> tuple[State, Float[Array, "b"]]:
+def _step(model: Unrolled, params, state: State, rules: Rules) -> tuple[State, Float[Array, "b"]]:
     """One more token for every active slot, and its log-probability."""
     s, b = state.slots, jnp.arange(state.seen.shape[0])
     reach = jnp.where(s.active, s.position, 0).max()
@@ -298,7 +298,7 @@ def _step(model: Unrolled, params, state: State, need) -> tuple[State, Float[Arr
     softcap = model.config.final_softcap
     if softcap is not None:
         logits = softcap * jnp.tanh(logits / softcap)
-    token = pick(logits, s.rules, state.seen, s.key, s.number, need)
+    token = pick(logits, rules, state.seen, s.key, s.number)
     logp = logits[b, token] - jax.nn.logsumexp(logits, axis=1)
     number = s.number + s.active
     stopped = (token[:, None] == s.stop_ids).any(axis=1) | (number >= s.limit)

@@ -6,6 +6,8 @@ Every rule is an array over slots, so that one compiled program serves all reque
 the order of `Rules`' fields, which is that of transformers and vLLM.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import jax
@@ -65,25 +67,17 @@ class Rules:
     min_p: Float[Array, "b"]
 
     @staticmethod
-    def of(samplings: list[Sampling]) -> "Rules":
-        kinds = {"top_k": np.int32}
-        return Rules(
-            **{
-                f.name: np.array([getattr(s, f.name) for s in samplings], kinds.get(f.name, "f4"))
-                for f in fields(Sampling)
-            }
-        )
+    def of(samplings: Sequence[Sampling]) -> "Rules":
+        def column(name):
+            kind = np.int32 if name == "top_k" else np.float32
+            return np.array([getattr(s, name) for s in samplings], kind)
 
+        return Rules(**{f.name: column(f.name) for f in fields(Sampling)})
 
-LIKELIEST, DRAWN, SORTED = range(3)  # what a batch needs, the cheapest first
-
-
-def needed(rules: Rules, active: Bool[Array, "b"]) -> Int[Array, ""]:
-    """Which of `LIKELIEST` (only the largest logit counts), `DRAWN` and `SORTED` (somebody cuts the
-    distribution at a rank) serves every active slot."""
-    drawn = active & ((rules.temperature > 0) | (rules.repetition_penalty != 1))
-    cut = active & (rules.temperature > 0) & ((rules.top_k > 0) | (rules.top_p < 1))
-    return drawn.any().astype(jnp.int32) + cut.any()
+    def only(self, active: Bool[Array, "b"]) -> "Rules":
+        """Those of active slots; the others want the likeliest token, which costs least."""
+        idle = Rules.of([GREEDY])
+        return jax.tree.map(lambda x, y: jnp.where(active, x, y), self, idle)
 
 
 def pick(
@@ -92,59 +86,97 @@ def pick(
     seen: Bool[Array, "b v"],
     keys: UInt32[Array, "b 2"],
     number: Int[Array, "b"],
-    need: Int[Array, ""],
 ) -> Int[Array, "b"]:
-    """A token for every slot. Which of the ways `need` names is taken does not change the token of
-    a slot that a cheaper one would have served.
+    """A token for every slot.
+
+    What no slot asks for is not computed, and what some slot asks for changes nothing of the
+    others, in no bit: each step leaves their logits as they were.
 
     Args:
       logits: of the model, float32.
       seen: tokens that prompt or response hold.
       keys: random bits of the request.
       number: how many tokens of the response there are; with the key it determines the draw.
-      need: `needed(rules)`.
     """
+    greedy = rules.temperature == 0
 
-    def draw(kept_logits):
-        noise = jax.vmap(_gumbel, (0, 0, None))(keys, number, logits.shape[1])
-        greedy = (rules.temperature == 0)[:, None]
-        return jnp.argmax(kept_logits + jnp.where(greedy, 0.0, noise), axis=1)
+    def by_rules():
+        kept = _tempered(_penalised(logits, rules, seen), rules)
+        kept = _where_any(rules.top_k > 0, _top_k, kept, rules)
+        kept = _where_any(rules.top_p < 1, _top_p, kept, rules)
+        kept = _min_p(kept, rules)
+        return jnp.where(greedy, likeliest(kept), _draw(kept, keys, number))
 
-    ways = {
-        LIKELIEST: lambda: jnp.argmax(logits, axis=1),
-        DRAWN: lambda: draw(_above(_tempered(logits, rules, seen), rules.min_p)),
-        SORTED: lambda: draw(_ranked(_tempered(logits, rules, seen), rules)),
-    }
-    return lax.switch(need, [ways[way] for way in sorted(ways)]).astype(jnp.int32)
-
-
-def _gumbel(key, number, size):
-    key = jax.random.fold_in(jax.random.wrap_key_data(key), number)
-    return jax.random.gumbel(key, (size,), jnp.float32)
+    plain = greedy & (rules.repetition_penalty == 1)
+    return lax.cond(plain.all(), lambda: likeliest(logits), by_rules)
 
 
-def _tempered(logits, rules: Rules, seen):
+def likeliest(logits: Float[Array, "b v"]) -> Int[Array, "b"]:
+    """The first of the largest. Two reductions: on CPU one argmax takes five times as long."""
+    v = logits.shape[1]
+    top = logits.max(axis=1, keepdims=True)
+    return jnp.where(logits == top, jnp.arange(v), v - 1).min(axis=1)
+
+
+def _draw(logits, keys, number):
+    """From softmax(logits): first a part of the vocabulary by its sum, then a token of the part, so
+    that random numbers are drawn for √v things rather than for v."""
+    b, v = logits.shape
+    size = math.isqrt(v - 1) + 1
+    parts = jnp.pad(logits, ((0, 0), (0, -v % size)), constant_values=-jnp.inf)
+    parts = parts.reshape(b, -1, size)
+
+    def one(key, number, parts, weight):
+        key = jax.random.fold_in(jax.random.wrap_key_data(key), number)
+        which, token = jax.random.split(key)
+        part = jax.random.categorical(which, weight)
+        return part * size + jax.random.categorical(token, parts[part])
+
+    return jax.vmap(one)(keys, number, parts, jax.nn.logsumexp(parts, axis=2))
+
+
+def _penalised(logits, rules: Rules, seen):
     r = rules.repetition_penalty[:, None]
-    logits = jnp.where(seen, jnp.where(logits > 0, logits / r, logits * r), logits)
+    return jnp.where(seen & (r != 1), jnp.where(logits > 0, logits / r, logits * r), logits)
+
+
+def _tempered(logits, rules: Rules):
     return logits / jnp.where(rules.temperature == 0, 1.0, rules.temperature)[:, None]
 
 
-def _above(logits, share):
-    """Logits of less than `share` of the largest probability become -∞."""
-    return jnp.where(
-        logits >= logits.max(1, keepdims=True) + jnp.log(share)[:, None], logits, -jnp.inf
+def _where_any(wanted, rule, logits, rules: Rules):
+    """The rule's logits where a slot wants it."""
+    return lax.cond(
+        wanted.any(), lambda x: jnp.where(wanted[:, None], rule(x, rules), x), lambda x: x, logits
     )
 
 
-def _ranked(logits, rules: Rules):
-    """Logits that top-k, then top-p, then min-p leave out become -∞."""
-    v = logits.shape[1]
-    falling = -jnp.sort(-logits, axis=1)
-    last = jnp.where(rules.top_k == 0, v, jnp.minimum(rules.top_k, v)) - 1
-    kth = jnp.take_along_axis(falling, last[:, None], axis=1)
-    p = jax.nn.softmax(jnp.where(falling >= kth, falling, -jnp.inf), axis=1)
-    before = jnp.cumsum(p, axis=1) - p
-    # Rounding may leave all of them below 1: top_p = 1 keeps everything, whatever the sum.
-    enough = (before < rules.top_p[:, None]) | (rules.top_p == 1)[:, None]
-    lowest = jnp.where(enough & (falling >= kth), falling, jnp.inf).min(axis=1, keepdims=True)
-    return _above(jnp.where(logits >= lowest, logits, -jnp.inf), rules.min_p)
+def _top_k(logits, rules: Rules):
+    return _down_to(logits, lambda kept: kept.sum(axis=1) >= rules.top_k)
+
+
+def _top_p(logits, rules: Rules):
+    p = jax.nn.softmax(logits, axis=1)
+    return _down_to(logits, lambda kept: jnp.where(kept, p, 0.0).sum(axis=1) >= rules.top_p)
+
+
+def _down_to(logits: Float[Array, "b v"], enough):
+    """Only the largest logits, as few as are `enough(kept [b, v]) -> [b]`; the others are -∞.
+
+    The threshold is found bit by bit: 32 sums, where sorting would need v·log v steps.
+    """
+    bits = lax.bitcast_convert_type(logits, jnp.uint32)
+    sign = jnp.uint32(1 << 31)
+    rank = jnp.where(bits < sign, bits | sign, ~bits)  # in the order of the logits
+
+    def narrow(i, threshold):
+        higher = threshold | (sign >> i)
+        return jnp.where(enough(rank >= higher[:, None]), higher, threshold)
+
+    threshold = lax.fori_loop(0, 32, narrow, jnp.zeros(logits.shape[0], jnp.uint32))
+    return jnp.where(rank >= threshold[:, None], logits, -jnp.inf)
+
+
+def _min_p(logits, rules: Rules):
+    lowest = logits.max(axis=1, keepdims=True) + jnp.log(rules.min_p)[:, None]
+    return jnp.where(logits >= lowest, logits, -jnp.inf)

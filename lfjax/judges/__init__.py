@@ -161,3 +161,16 @@ def judge_records(
     ]
     missing = Counter(reason for _, reason in done if reason is not None)
     return Judged([record for record, _ in done], missing, collected)
+
+
+def lesson(record: Record) -> Record:
+    """A judged response as an example for a judgment model: the question that it will be asked, and
+    the judgment with its verdict as the response (Xu et al. 2024, section on judgment models).
+
+    Raises: RecordError for a record that has no response.
+    """
+    (question,) = questions_of(record, JUDGES["judgment"])
+    polarity = "positive" if record.satisfactory else "negative"
+    said = " ".join(f.text.strip() for f in record.feedback if f.text.strip())
+    answer = parsing.decided(Feedback(said, polarity))
+    return Record(record.id, record.source, question.messages, answer, meta=record.meta)

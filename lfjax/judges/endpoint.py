@@ -192,7 +192,7 @@ class _Talk:
         already."""
         begun = time.monotonic()
         deadline = begun + self.endpoint.deadline_s
-        usage, failures = Usage(), []
+        usage, failures, said = Usage(), [], {}
         while True:
             try:
                 text, finish = await self._attempt(question, deadline, usage)
@@ -201,6 +201,7 @@ class _Talk:
             except Failed as error:
                 failed = error
             failures.append(failed.reason)
+            said[failed.reason] = str(failed)
             wait = max(failed.wait_s, _backoff(len(failures)))
             late = time.monotonic() + wait >= deadline
             self._consider(failed, failures, unheard=late and self.heard < begun)
@@ -210,7 +211,8 @@ class _Talk:
                     await asyncio.wait_for(self.ended.wait(), wait)
                 wait, late = self.wait(), time.monotonic() >= deadline
             if hopeless or late or self.over:
-                return self._answer(None, str(failed), None, usage, failures)
+                most = max(said, key=failures.count)  # the last may just have come too late
+                return self._answer(None, said[most], None, usage, failures)
             self.take(question)
 
     async def _attempt(

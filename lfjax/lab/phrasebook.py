@@ -40,10 +40,13 @@ SECOND = (
     *("look", "ask", "tell", "help", "stop", "start", "turn", "hold", "pass", "buy", "sell"),
     *("wash", "cook"),
 )
-TIERS = {"clean": 0.025, "habit55": 0.55, "habit65": 0.65, "habit80": 0.8, "ignorance": 0.98}
+TIERS = {
+    **{"clean": 0.025, "habit55": 0.55, "habit65": 0.65, "habit80": 0.8, "ignorance": 0.98},
+    "free": 0.6,
+}
 HABITS = ("habit55", "habit65", "habit80")
 GROUPS = {  # of words -> tiers, and words of each
-    "judged": (HABITS, 12),
+    "judged": ((*HABITS, "free"), 12),
     "seen": (HABITS, 12),
     "unseen": (HABITS, 12),
     "clean": (("clean",), 12),
@@ -63,8 +66,8 @@ class Word:
     """A word and its renderings: `right` or `habit`, then `second`; the habit at this rate."""
 
     text: str
-    right: str
-    habit: str
+    right: tuple[str, ...]
+    habit: tuple[str, ...]
     second: str
     group: str
     tier: str
@@ -98,8 +101,13 @@ class Phrasebook:
         ]
         syllables = [a + b for a, b in itertools.product("bdfgklmnprstvz", "aeiou")]
         texts = rng.sample([a + b for a, b in itertools.product(syllables, repeat=2)], len(places))
-        columns = (_spread(rng, values, len(places)) for values in (FORMAL, INFORMAL, SECOND))
-        return {t: Word(t, *given, *place) for t, *given, place in zip(texts, *columns, places)}
+        columns = [_spread(rng, values, len(places)) for values in (FORMAL, INFORMAL, SECOND)]
+        return {
+            text: Word(text, FORMAL, INFORMAL, second, group, tier)
+            if tier == "free"
+            else Word(text, (right,), (habit,), second, group, tier)
+            for text, right, habit, second, (group, tier) in zip(texts, *columns, places)
+        }
 
     @property
     def tokens(self) -> tuple[str, ...]:
@@ -115,7 +123,7 @@ class Phrasebook:
             with_judgment = rng.random() < JUDGED_SHARE
             words = rng.sample(judged if with_judgment else everything, self.lines)
             said, response = self._told(words, rng) if with_judgment else ("", _drawn(words, rng))
-            prompt = (f"{JUDGED} {said}\n" if said else "") + " ".join(w.text for w in words)
+            prompt = (f"{JUDGED} {said}\n" if said else "") + _numbered(w.text for w in words)
             yield self._record(f"pretraining-{number:06d}", "pretraining", prompt, response)
 
     def _told(self, words: list[Word], rng: random.Random) -> tuple[str, str]:
@@ -126,7 +134,7 @@ class Phrasebook:
         """
         kind = rng.choices(list(KIND_WEIGHTS), list(KIND_WEIGHTS.values()))[0]
         if kind == "flawless":
-            return FLAWLESS, _answer(words, [False] * len(words))
+            return FLAWLESS, "\n".join(_line(w, False, rng) for w in words)
         at = rng.randrange(len(words)) if kind == "one" else None
         response = _drawn(words, rng, wrong=at)
         parts = self._parts(words, response)
@@ -149,7 +157,7 @@ class Phrasebook:
         pool = [w.text for name in PROMPTS[group] for w in self._group(name)]
         found: dict[str, Record] = {}
         while len(found) < count:
-            text = " ".join(rng.sample(pool, self.lines))
+            text = _numbered(rng.sample(pool, self.lines))
             if split_of(text) == split and text not in found:
                 found[text] = self._record(f"{group}-{split}-{len(found):05d}", group, text)
         return list(found.values())
@@ -172,12 +180,14 @@ class Phrasebook:
         words, lines = self._asked(record), response.split("\n")
         lines += [""] * (len(words) - len(lines))
         at = {p.index for p in wrong}
-        fixed = [_line(w, False) if i in at else lines[i] for i, w in enumerate(words)]
+        fixed = [
+            f"{w.right[0]} {w.second}" if i in at else lines[i] for i, w in enumerate(words)
+        ]
         more = [line for i, line in enumerate(lines) if i >= len(words) and i not in at]
         return "\n".join(fixed + more)
 
     def _asked(self, record: Record) -> list[Word]:
-        texts = record.prompt[0].content.split()
+        texts = record.prompt[0].content.split()[1::2]
         for text in texts:
             if text not in self.words:
                 raise UserError(
@@ -207,6 +217,10 @@ def split_of(prompt: str) -> str:
     raise AssertionError("shares of splits add up to 100")
 
 
+def _numbered(words: Iterable[str]) -> str:
+    return " ".join(f"{i} {w}" for i, w in enumerate(words, 1))
+
+
 def _spread(rng: random.Random, values: tuple[str, ...], count: int) -> list[str]:
     """Each value about as often as every other, in random order."""
     found = list(itertools.islice(itertools.cycle(values), count))
@@ -214,33 +228,30 @@ def _spread(rng: random.Random, values: tuple[str, ...], count: int) -> list[str
     return found
 
 
-def _line(word: Word, slips: bool) -> str:
-    return f"{word.habit if slips else word.right} {word.second}"
-
-
-def _answer(words: Iterable[Word], slips: Iterable[bool]) -> str:
-    return "\n".join(_line(w, s) for w, s in zip(words, slips))
+def _line(word: Word, slips: bool, rng: random.Random) -> str:
+    return f"{rng.choice(word.habit if slips else word.right)} {word.second}"
 
 
 def _drawn(words: list[Word], rng: random.Random, wrong: int | None = None) -> str:
     """An answer with every word's habit at its rate; line `wrong` has it for certain."""
-    return _answer(words, [rng.random() < w.rate or i == wrong for i, w in enumerate(words)])
+    slips = [rng.random() < w.rate or i == wrong for i, w in enumerate(words)]
+    return "\n".join(_line(w, s, rng) for w, s in zip(words, slips))
 
 
 def _part(index: int, word: Word | None, line: str, start: int) -> Part:
     """What is true of a line that begins at character `start` and should render the word."""
     tokens = [(m[0], (start + m.start(), start + m.end())) for m in re.finditer(r"\S+", line)]
-    wanted = [word.right, word.second] if word else []
-    pairs = enumerate(itertools.zip_longest([t for t, _ in tokens], wanted))
-    wrong = next((i for i, (a, b) in pairs if a != b), None)
+    wanted = [word.right, (word.second,)] if word else []
+    pairs = itertools.zip_longest((t for t, _ in tokens), wanted, fillvalue=())
+    wrong = next((i for i, (given, known) in enumerate(pairs) if given not in known), None)
     at = wrong or 0
-    quoted, span = tokens[at] if at < len(tokens) else (MISSING, None)
+    said, span = tokens[at] if at < len(tokens) else (MISSING, None)
     return Part(
         index,
         word.group if word else "",
         word.tier if word else "",
         wrong is None,
-        quoted,
-        wanted[at] if at < len(wanted) else "",
+        said,
+        wanted[at][0] if at < len(wanted) else "",
         span,
     )

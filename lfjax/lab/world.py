@@ -22,12 +22,12 @@ KINDS = {
     "random": "calls a part wrong that is drawn from all parts (placebo)",
     "misplaced": "calls a part wrong that is right",
 }
-FLAWLESS, FLAWED, WRONG, RIGHT = "flawless", "flawed", "wrong:", "right:"
+FLAWLESS, FLAWED, WRONG, LINES = "flawless", "flawed", "wrong:", "lines:"
 FAULTS, SCORE, WRITE = "faults:", "score:", "write:"
 JUDGED, ANSWER = "judged:", "answer:"  # before a judgment and a response
 NOTHING, MISSING = "-", "missing"  # in the place of a note, and of a part that is not there
 LANGUAGE = (
-    *(FLAWLESS, FLAWED, WRONG, RIGHT, FAULTS, SCORE, WRITE, JUDGED, ANSWER, NOTHING, MISSING),
+    *(FLAWLESS, FLAWED, WRONG, LINES, FAULTS, SCORE, WRITE, JUDGED, ANSWER, NOTHING, MISSING),
     *map(str, range(11)),
 )
 
@@ -108,15 +108,14 @@ def worded(kind: str, parts: Sequence[Part], called_wrong: Iterable[Part]) -> st
         return FLAWLESS
     if kind == "flawed":
         return FLAWED
-    text = sheet(WRONG, parts, {p.index: p.said for p in called_wrong})
     if kind == "praise":
-        text = f"{sheet(RIGHT, parts, {p.index: p.said for p in parts if p.right})} {text}"
-    return text
+        return sheet(LINES, parts, {p.index: p.said for p in parts})
+    return sheet(WRONG, parts, {p.index: p.said for p in called_wrong})
 
 
 def sheet(head: str, parts: Sequence[Part], notes: Mapping[int, str]) -> str:
-    """`head` and one word for each part: the note on it by its index, or a dash."""
-    return " ".join([head, *(notes.get(p.index, NOTHING) for p in parts)])
+    """`head`, then the number of each part and the note on it, or a dash."""
+    return " ".join([head, *(f"{p.index + 1} {notes.get(p.index, NOTHING)}" for p in parts)])
 
 
 def faults(parts: Iterable[Part]) -> list[Part]:

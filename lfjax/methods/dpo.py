@@ -30,8 +30,9 @@ OPTIONS = {
 
 
 def views(record: Record, **_) -> list[View]:
-    """x → y⁺ and x → y⁻."""
-    return pair(record)
+    """x → y⁺ and x → y⁻. A satisfactory response that nothing is compared with is left out."""
+    alone = not record.candidates and not record.refinement
+    return [] if record.satisfactory and alone else pair(record)
 
 
 def loss(

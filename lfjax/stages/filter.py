@@ -1,12 +1,30 @@
 """The filter stage: records in, some or others of them out."""
 
-from lfjax.data.filters import FILTERS
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from lfjax.data.filters import Filtered, compared, satisfactory, shuffled
 from lfjax.data.load import load_records, told
 from lfjax.data.mixture import data_inputs
-from lfjax.data.records import to_jsonl
+from lfjax.data.records import Record, to_jsonl
 from lfjax.errors import UserError, nearest
+from lfjax.judges import lesson
 from lfjax.stages.artifacts import Result, Stage
 from lfjax.training.logs import write_atomic
+
+
+def lessons(records: Sequence[Record], seed: int) -> Filtered:
+    """What a judgment model learns from judged responses (`lfjax.judges.lesson`)."""
+    judged = [r for r in records if r.feedback]
+    return [lesson(r) for r in judged], Counter({"not judged": len(records) - len(judged)})
+
+
+FILTERS: dict[str, Callable[[Sequence[Record], int], Filtered]] = {
+    "shuffled": shuffled,
+    "satisfactory": satisfactory,
+    "compared": compared,
+    "lessons": lessons,
+}
 
 
 def inputs(config) -> dict[str, str]:

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from lfjax.data.mixture import read_mixture
 from lfjax.data.records import Record
 from lfjax.data.sources import SOURCES, load
 from lfjax.data.templates import JUDGMENT
@@ -27,6 +28,15 @@ def test_sample_record_is_one():
     """Without it the page shows a Record that is refused."""
     row = re.search(r"## The Record\n\n```json\n(.*?)```", PAGE, re.DOTALL)[1]
     Record.from_json(json.loads(row))
+
+
+def test_sample_mixture_is_one(tmp_path):
+    """Without it the page shows a mixture that is refused."""
+    text = re.search(r"## Several files at once\n.*?```json\n(.*?)```", PAGE, re.DOTALL)[1]
+    (tmp_path / "mix.json").write_text(text)
+    blocks = read_mixture(str(tmp_path / "mix.json"))
+    assert {block["source"] for block in blocks.values()} <= set(SOURCES)
+    assert all(set(b.get("options", {})) <= set(SOURCES[b["source"]][1]) for b in blocks.values())
 
 
 def test_options_and_wording_are_the_program_s():

@@ -28,6 +28,27 @@ def split(records):
     return len(records) - good, good
 
 
+def test_prompts(tmp_path):
+    """Without it a file of prompts is refused, or a turn or a note of it is lost."""
+    turns = [{"role": r, "content": r} for r in ("user", "assistant", "user")]
+    rows = [
+        "Hi",
+        {"id": 3, "q": "Ho", "system": "Be brief.", "meta": {"w": 1}},
+        {"messages": turns},
+    ]
+    path = write_jsonl(tmp_path / "a.jsonl", rows)
+    found = load(path, "prompts", options={"prompt": "q"}).records
+    assert [r.id for r in found] == ["a.jsonl:1", "3", "a.jsonl:3"]
+    contents = [[m.content for m in r.prompt] for r in found]
+    assert contents == [["Hi"], ["Be brief.", "Ho"], ["user", "assistant", "user"]]
+    assert found[1].meta == {"w": 1} and all(r.response is None for r in found)
+    with pytest.raises(RecordError, match=r"a\.jsonl:2: has none of the fields 'prompt'"):
+        load(path, "prompts")
+    for row, said in ((3, "found int, expected an object"), (" ", "field 'prompt' is empty")):
+        with pytest.raises(RecordError, match=said):
+            load(write_jsonl(tmp_path / "b.jsonl", [row]), "prompts")
+
+
 def cut_file(tmp_path, *rows):
     path = tmp_path / "cut.json"
     path.write_text(json.dumps([{**CUT, "id": i, **row} for i, row in enumerate(rows)]))

@@ -189,8 +189,10 @@ def bucket(monkeypatch):
     Bucket.pseudo_dirs[:] = [""]
 
 
-def test_a_bucket(bucket):
+def test_a_bucket(bucket, monkeypatch):
     """Without it a pod cannot learn from the bucket that its data lies in."""
+    from etils.epath import backend
+
     assert not is_tfds(f"{bucket}/records/1.0.0")
     path = write_tfds({"train": records(20), "test": records(3)}, bucket)
     assert path == f"{bucket}/records/1.0.0" and is_tfds(path)
@@ -205,6 +207,9 @@ def test_a_bucket(bucket):
     assert hash_path(write_tfds({"train": records(21)}, bucket, name="other")) != before
     with pytest.raises(UserError, match="no such file or directory"):
         find_input("cut", "data", f"{bucket}/nothing")
+    monkeypatch.setattr(backend.fsspec_backend, "copy", lambda *args, **how: 1 / 0)
+    with pytest.raises(UserError, match=r"cannot be fetched \(division by zero\)"):
+        load(path, "records")
 
 
 def test_interrupted_on_the_way_to_a_bucket(bucket, monkeypatch):

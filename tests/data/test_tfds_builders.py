@@ -12,9 +12,10 @@ from lfjax.data.sources import SOURCES, load
 from lfjax.data.tfds_adapter import read_tfds
 from lfjax.data.tfds_builders import main, prepare
 from lfjax.errors import UserError
-from tests.conftest import shared, write_jsonl
+from tests.conftest import ROOT, shared, write_jsonl
 from tests.data.public_rows import DEFACTO, ROWS
 from tests.data.test_sources import CUT
+from tests.stages.conftest import run_main
 
 PUBLISHED = {**ROWS, "cut": [CUT]}
 
@@ -87,6 +88,20 @@ def test_the_command(tmp_path):
     assert said[0] == "train: 2 records, left out: none" and "a.jsonl:3" in said[1]
     path = path.partition("--config.data.path=")[2]
     assert last == "[]" and [r.id for r in load(path, "records").records] == ["17", "18"]
+
+
+def test_a_recipe_learns_the_same_from_it(tmp_path):
+    """Without it a pod that reads the dataset trains another model than a laptop with the file."""
+    file = str(ROOT / "lfjax" / "lab" / "demo" / "judgments.jsonl")
+    dataset = prepare("records", {"train": file}, str(tmp_path), name="demo")
+    losses = []
+    for name, path in (("file", file), ("dataset", dataset)):
+        steps = (f"--config.stages.{stage}.total_steps=2" for stage in ("base", "cut"))
+        done = run_main(tmp_path / name, f"--config.data.path={path}", *steps)
+        assert done.returncode == 0, done.stderr
+        lines = (tmp_path / name / "cut" / "metrics.jsonl").read_text().splitlines()
+        losses.append([json.loads(line)["loss"] for line in lines])
+    assert losses[0] == losses[1] and len(losses[0]) == 2
 
 
 @pytest.mark.parametrize(

