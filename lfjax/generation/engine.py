@@ -16,7 +16,7 @@ within attention and in the cache over data × fsdp, and heads over tensor.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +39,7 @@ PREFILL_TOKENS = 256  # of one prefill, where a bucket is no longer
 STOP_IDS = 8  # of one request
 
 
+@no_type_check  # also filled with numpy arrays, and by tree.map with shardings
 @struct.dataclass
 class Slots:
     """What a slot knows of its request; everything but the cache. It is the state's, and what
@@ -65,6 +66,7 @@ class Slots:
     rules: Rules
 
 
+@no_type_check
 @struct.dataclass
 class State:
     """What lives on the devices between calls, donated to each.
@@ -79,6 +81,7 @@ class State:
     cache: tuple[caches.Layer, ...]
 
 
+@no_type_check
 @struct.dataclass
 class Drawn:
     """What a call of decode tells the host, the same on all of them.

@@ -9,6 +9,7 @@ the order of `Rules`' fields, which is that of transformers and vLLM.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -56,6 +57,7 @@ class Sampling:
 GREEDY = Sampling(temperature=0.0)
 
 
+@no_type_check  # also filled with numpy arrays, and by tree.map with shardings
 @struct.dataclass
 class Rules:
     """`Sampling` of every slot."""

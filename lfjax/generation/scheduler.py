@@ -17,7 +17,7 @@ from lfjax.errors import UserError
 from lfjax.generation.engine import CALL_TOKENS, STOP_IDS, Engine, Slots
 from lfjax.generation.rules import Rules, Sampling
 
-LOOK_TOKENS = 16  # of one call, where somebody wants to see the text between calls
+LOOK_TOKENS = 8  # of one call, where somebody wants to see the text between calls
 
 
 @dataclass(frozen=True)

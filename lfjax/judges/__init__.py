@@ -1,24 +1,22 @@
 """Judges: who says what is good or bad about a response.
 
 A judge that answers in words is asked questions made by a template, and a parser reads its answers
-(`JUDGES`). Whom to ask is an `Asker`: an endpoint, or a model through the sampler. `judge_records`
-goes all the way: records → questions → answers, stored as they come → records. A rule
-(`lfjax.judges.rules`) is a function of a Record and needs none of this.
+(`JUDGES`). Whom to ask is an `Asker`: an endpoint, or a model through the sampler. So the way is
+records → `questions_of` → `collect` → `apply` → records. A rule (`lfjax.judges.rules`) is a plain
+function of a Record and needs none of this.
 """
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lfjax.data.records import Feedback, Record, RecordError
-from lfjax.data.views import need_response
+from lfjax.data.views import need_critique, need_response
 from lfjax.errors import UserError, nearest
 from lfjax.judges import parsing
-from lfjax.judges.asking import Answer, Asker, Collected, Question, collect
+from lfjax.judges.asking import Answer, Question
 from lfjax.judges.parsing import Critique, Missing, Verdict
-from lfjax.judges.store import Store
 from lfjax.judges.templates import FOLDER, messages_of
 
 NOT_JUDGED = "not_judged"  # in a record's meta: why, and what was said
@@ -39,15 +37,6 @@ class Judge:
     shown: Callable[[Record], list[dict[str, str]]]
     read: Callable[..., Any]
     filled: Callable[[Record, Any, str], Record]
-
-
-@dataclass(frozen=True)
-class Judged:
-    """Records with their judgments, why some have none, and how the answers came about."""
-
-    records: list[Record]
-    missing: Counter
-    collected: Collected
 
 
 def _response(record: Record) -> list[dict[str, str]]:
@@ -145,32 +134,17 @@ def _unusable(answer: Answer) -> str | None:
     return "cut off at the limit of tokens" if answer.finish == "length" else None
 
 
-def judge_records(
-    records: Sequence[Record], judge: Judge, asker: Asker, store: Store, **how: Any
-) -> Judged:
-    """Have all records judged. Questions and answers go through `collect`, with its options.
-
-    Raises: UserError as `questions_of`, before anything is asked, and as `collect`.
-    """
-    asked = [questions_of(record, judge) for record in records]
-    collected = collect([q for each in asked for q in each], asker, store, **how)
-    answers = iter(collected.answers)
-    done = [
-        apply(record, judge, [next(answers) for _ in each], asker.name)
-        for record, each in zip(records, asked)
-    ]
-    missing = Counter(reason for _, reason in done if reason is not None)
-    return Judged([record for record, _ in done], missing, collected)
-
-
 def lesson(record: Record) -> Record:
     """A judged response as an example for a judgment model: the question that it will be asked, and
     the judgment with its verdict as the response (Xu et al. 2024, section on judgment models).
 
-    Raises: RecordError for a record that has no response.
+    Raises: RecordError for a record without a response, and for one that is not satisfactory, or
+      that nobody has judged, and has no judgment's text.
     """
     (question,) = questions_of(record, JUDGES["judgment"])
-    polarity = "positive" if record.satisfactory else "negative"
-    said = " ".join(f.text.strip() for f in record.feedback if f.text.strip())
-    answer = parsing.decided(Feedback(said, polarity))
+    if record.satisfactory:
+        said = Feedback(" ".join(f.text.strip() for f in record.feedback).strip(), "positive")
+    else:
+        said = Feedback(need_critique(record), "negative")
+    answer = parsing.decided(said)
     return Record(record.id, record.source, question.messages, answer, meta=record.meta)

@@ -11,7 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from lfjax.data.records import Message
@@ -203,7 +203,7 @@ def _entry(answer: Answer) -> Entry:
 
 def _answer(entry: Entry | None) -> Answer | None:
     """The answer in an entry; None where there is none, or it is the note of a failed request."""
-    if entry is None or entry["text"] is None:
+    if entry is None or entry.get("text") is None:
         return None
-    given = {k: v for k, v in entry.items() if k != "key"}
+    given = {f.name: entry[f.name] for f in fields(Answer) if f.name in entry}
     return Answer(**{**given, "failures": tuple(entry.get("failures", ()))})

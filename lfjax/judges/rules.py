@@ -4,7 +4,6 @@ A rule is (Record, **options) -> Feedback, or None where it cannot say. It needs
 asked again for nothing.
 """
 
-import importlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +11,8 @@ from typing import Any
 
 from lfjax.data.records import Feedback, Record, RecordError
 from lfjax.data.views import need_response
-from lfjax.errors import UserError, nearest
+from lfjax.errors import UserError
+from lfjax.named import find_function
 
 Rule = Callable[[Record], Feedback | None]
 
@@ -27,17 +27,7 @@ def load_rule(name: str, options: Mapping[str, Any] | None = None) -> Rule:
 
     Raises: UserError if there is no such function. The rule raises it where the function fails.
     """
-    module, _, attribute = name.partition(":")
-    if not module or not attribute:
-        raise UserError(f"rule='{name}': expected package.module:function.")
-    try:
-        holder = importlib.import_module(module)
-    except ImportError as error:
-        raise UserError(f"rule='{name}': {module} cannot be imported ({error}).") from None
-    function = getattr(holder, attribute, None)
-    if not callable(function):
-        known = [k for k, v in vars(holder).items() if callable(v) and not k.startswith("_")]
-        raise UserError(f"rule='{name}': no function '{attribute}'. {nearest(attribute, known)}")
+    function = find_function("rule", name)
 
     def rule(record: Record) -> Feedback | None:
         where = f"rule '{name}' on record '{record.id}' of {record.source}"

@@ -120,15 +120,14 @@ class _Disk:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.lock = open(self.folder / f".lock-{process}", "w")  # noqa: SIM115 (closed by close)
-        except OSError as error:
-            raise UserError(f"{folder}: cannot be written to ({error.strerror}).") from None
-        try:
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             self.lock.close()
             raise UserError(
                 f"{folder}: another run is collecting into this store; wait for it, or end it."
             ) from None
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be written to ({error.strerror}).") from None
 
     def _names(self) -> list[str]:
         return sorted(p.name for p in self.folder.iterdir() if PART.fullmatch(p.name))

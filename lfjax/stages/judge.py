@@ -17,7 +17,12 @@ RULE = "rule"  # stands where a config names a judge of `JUDGES`
 
 
 def inputs(config) -> dict[str, str]:
-    """What the stage reads: records, and a model where one judges."""
+    """What the stage reads: records, and a model where one judges. Raises: UserError for an unknown
+    judge."""
+    if config.judge not in (RULE, *JUDGES):
+        raise UserError(
+            f"judge: unknown '{config.judge}'. {nearest(config.judge, (RULE, *JUDGES))}"
+        )
     asked = {} if config.judge == RULE else asker_inputs(config)
     return {**data_inputs(config.data), **asked}
 
@@ -26,8 +31,6 @@ def judge(stage: Stage) -> Result:
     """Feedback on all records. Those that the judge did not answer for, or not in a form that can
     be read, go to `missing.jsonl`, with what it said."""
     c = stage.config
-    if c.judge not in (RULE, *JUDGES):
-        raise UserError(f"judge: unknown '{c.judge}'. {nearest(c.judge, (RULE, *JUDGES))}")
     records = load_records(c.data, stage.inputs, stage.seed)[0].records
     done, cost = _by_rule(stage, records) if c.judge == RULE else _by_asking(stage, records)
     judged = [r for r, reason in done if reason is None]

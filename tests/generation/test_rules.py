@@ -116,7 +116,7 @@ def test_greedy():
     seen = np.zeros((3, V), bool)
     seen[1, 3] = True
     rules = Rules.of([GREEDY, Sampling(temperature=0.0, repetition_penalty=2.0), GREEDY])
-    tokens = pick(logits, rules, seen, np.zeros((3, 2), np.uint32), np.zeros(3, np.int32))
+    tokens = jax.jit(pick)(logits, rules, seen, np.zeros((3, 2), np.uint32), np.zeros(3, np.int32))
     assert tokens.tolist() == [7, 4, 5]
 
 

@@ -5,8 +5,8 @@ import pytest
 
 from lfjax.data.records import Message, Record
 from lfjax.errors import UserError
+from lfjax.judges import apply, get_judge, questions_of
 from lfjax.judges import endpoint as endpoint_module
-from lfjax.judges import get_judge, judge_records
 from lfjax.judges.asking import Question, collect
 from lfjax.judges.endpoint import Endpoint
 from lfjax.judges.store import Store
@@ -51,17 +51,17 @@ def test_a_served_model_judges(served_stories, tmp_path):
         for i in range(3)
     ]
     asker = endpoint(url, model, parameters={"temperature": 0.0, "max_tokens": 400})
+    judge = get_judge("cut")
     with Store(tmp_path) as store:
-        done = judge_records(records, get_judge("cut"), asker, store)
-    assert done.collected.counts["answered"] == 3
-    for record in done.records:
-        if record.feedback:
-            (said,) = record.feedback
-            assert said.author == model and said.polarity == "negative" and said.text
+        got = collect([q for r in records for q in questions_of(r, judge)], asker, store)
+    assert got.counts["answered"] == 3
+    for record, answer in zip(records, got.answers):
+        judged, missing = apply(record, judge, [answer], asker.name)
+        if missing is None:
+            (said,) = judged.feedback
+            assert said.author == model and said.text == answer.text.strip()
         else:
-            assert record.meta["not_judged"]["answers"][0]
-    judged = sum(bool(r.feedback) for r in done.records)
-    assert judged + sum(done.missing.values()) == 3
+            assert judged.meta["not_judged"] == {"reason": missing, "answers": [answer.text]}
 
 
 def test_an_unknown_model(served_stories, tmp_path):

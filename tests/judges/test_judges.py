@@ -6,9 +6,8 @@ import pytest
 
 from lfjax.data.records import Feedback, Message, Record, RecordError
 from lfjax.errors import UserError
-from lfjax.judges import JUDGES, apply, get_judge, judge_records, questions_of
-from lfjax.judges.asking import Answer, Asker
-from lfjax.judges.store import Store
+from lfjax.judges import JUDGES, apply, get_judge, lesson, questions_of
+from lfjax.judges.asking import Answer
 
 ANSWERS = {
     "cut": "It is green.",
@@ -109,29 +108,19 @@ def test_one_order_missing_is_no_preference(record):
     assert why == "timed out" and judged.candidates == record.candidates
 
 
-def test_from_records_to_judged_records(record, tmp_path):
-    """Answers go to the records that they are about; the store has the raw text."""
-
-    def ask(questions):
-        taken = list(enumerate(questions))
-        for position, question in reversed(taken):
-            shown = question.messages[-1].content
-            yield position, Answer("hmm" if "r3" in shown else shown.partition("Response: ")[2])
-
-    asker = Asker("echo", {"kind": "echo"}, ask)
-    records = [replace(record, id=f"r{i}", response=f"r{i} Score: {i}") for i in range(1, 6)]
-    judge = replace(get_judge("score"), template=get_judge("cut").template)
-    with Store(tmp_path) as store:
-        done = judge_records(records, judge, asker, store)
-        assert "hmm" in [e["text"] for e in store.entries]
-    assert [r.id for r in done.records] == [r.id for r in records]
-    scores = [r.feedback[0].score if r.feedback else None for r in done.records]
-    assert scores == [1.0, 2.0, None, 4.0, 5.0]
-    assert done.missing == {"no score": 1} and done.collected.counts["answered"] == 5
-    assert done.records[2].meta["not_judged"]["answers"] == ["hmm"]
-    assert done.records[0].feedback == (
-        Feedback("r1 Score: 1", "negative", 1.0, (1.0, 10.0), author="echo"),
-    )
+def test_a_judgment_model_learns_what_it_will_be_asked(record):
+    """Its lesson is read back as the judgment that it was made of."""
+    flawed = replace(record, feedback=(Feedback("It is green.", "negative"),))
+    good = replace(record, feedback=(Feedback("", "positive"),))
+    judge = get_judge("judgment")
+    for judged in (flawed, good):
+        taught = lesson(judged)
+        assert taught.prompt == questions_of(record, judge)[0].messages
+        (read,) = apply(record, judge, [Answer(taught.response)], "")[0].feedback
+        assert (read.text, read.polarity) == (judged.feedback[0].text, judged.feedback[0].polarity)
+    for silent in ((), (Feedback("", "negative", score=2.0),)):
+        with pytest.raises(RecordError, match="nobody said anything"):
+            lesson(replace(record, feedback=silent))
 
 
 def test_an_unknown_kind():
@@ -151,18 +140,12 @@ def test_an_unknown_kind():
     ],
 )
 def test_bad_templates(record, tmp_path, text, message):
-    """Said before anything is asked, and paid."""
+    """Said when questions are made: before anything is asked, and paid."""
     path = tmp_path / "own.jinja"
     if text is not None:
         path.write_text(text, encoding="utf-8")
-
-    def nobody(questions):
-        raise AssertionError("asked")
-        yield
-
-    asker = Asker("nobody", {"kind": "nobody"}, nobody)
-    with Store(tmp_path / "store") as store, pytest.raises(UserError, match=message) as caught:
-        judge_records([record], get_judge("cut", str(path)), asker, store)
+    with pytest.raises(UserError, match=message) as caught:
+        questions_of(record, get_judge("cut", str(path)))
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
