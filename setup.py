@@ -31,6 +31,7 @@ setup(
         "jaxtyping>=0.3",
         "tensorboardX>=2.6",
         "tqdm>=4.66",
+        "etils[epath]>=1.9",
     ],
     extras_require={
         "tpu": ["jax[tpu]>=0.10.2"],
@@ -45,6 +46,7 @@ setup(
             "torch==2.13.0",
             "transformers[serving]>=5.0",  # the server that the endpoint judge is tested against
         ],
+        "gcs": ["gcsfs>=2024.6"],
         "judge": ["openai>=1.98"],
         "notebook": ["jupyterlab>=4", "matplotlib>=3.9"],
     },

@@ -128,6 +128,10 @@ class Engine:
     insert: Callable[..., State]
     decode: Callable[..., tuple[State, Drawn]]
 
+    def put(self, tree):
+        """Host arrays, the same on every process, as the functions want them."""
+        return put(tree, self.mesh, P())
+
     def prefill_rows(self, bucket: int) -> int:
         """Prompts that one prefill of a bucket takes: fewer of the long ones, and never so many
         that slots wait long for each other."""
@@ -189,16 +193,12 @@ def make_engine(
     )
     prompts = NamedSharding(mesh, P(BATCH, None, "tensor", None))
 
-    def on_mesh(fn, out, donate=(), static=()):
-        jitted = jax.jit(fn, out_shardings=out, donate_argnums=donate, static_argnums=static)
+    def compiled(fn, out, **how):
+        def on_mesh(*args):
+            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+                return fn(*args)
 
-        def call(*args):
-            with jax.set_mesh(mesh):
-                host = [isinstance(x, np.ndarray | np.generic | Slots) for x in args]
-                args = [put(x, mesh, P()) if h else x for x, h in zip(args, host)]
-                return jitted(*args)
-
-        return call
+        return jax.jit(on_mesh, out_shardings=out, **how)
 
     return Engine(
         config,
@@ -206,11 +206,11 @@ def make_engine(
         slots,
         tuple(sorted(cache_buckets)) or powers_of_two(128, max_tokens),
         tuple(sorted(prompt_buckets)) or powers_of_two(16, max_tokens),
-        place=on_mesh(place, weights),
-        empty=on_mesh(empty, state, static=0),
-        prefill=on_mesh(partial(_prefill, model), prompts),
-        insert=on_mesh(_insert, state, donate=0),
-        decode=on_mesh(partial(_decode, model), (state, everywhere), donate=1),
+        place=compiled(place, weights),
+        empty=compiled(empty, state, static_argnums=0),
+        prefill=compiled(partial(_prefill, model), prompts),
+        insert=compiled(_insert, state, donate_argnums=0),
+        decode=compiled(partial(_decode, model), (state, everywhere), donate_argnums=1),
     )
 
 

@@ -124,6 +124,12 @@ def _cache_bucket(engine: Engine, request: Request, index: int, tokenizer) -> in
         raise UserError(
             f"request {index}: {len(request.stop_ids)} stop_ids; at most {STOP_IDS} can be given."
         )
+    wrong = [i for i in request.ids if not 0 <= i < engine.config.vocab_size]
+    if wrong:
+        raise UserError(
+            f"request {index}: token id {wrong[0]}; the model has ids 0 to "
+            f"{engine.config.vocab_size - 1}. Is it this model's tokenizer?"
+        )
     if request.stop and tokenizer is None:
         raise UserError(f"request {index}: stop strings need a tokenizer.")
     largest = engine.cache_buckets[-1]
@@ -170,7 +176,8 @@ class _Run:
             look = self.partial or any(x.request.stop for x in live.values())
             steps = np.int32(LOOK_TOKENS if look else CALL_TOKENS)
             enough = np.int32(max(1, self.engine.slots // 8) if self.queue else self.engine.slots)
-            state, drawn = self.engine.decode(self.params, state, alive, steps, enough)
+            told = self.engine.put((alive, steps, enough))
+            state, drawn = self.engine.decode(self.params, state, *told)
             drawn = jax.device_get(drawn)
             for slot in list(live):
                 x, count = live[slot], drawn.count[slot]
@@ -211,7 +218,6 @@ class _Run:
         stop_ids = np.full((rows, STOP_IDS), -1, np.int32)
         for row, request in enumerate(new):
             stop_ids[row, : len(request.stop_ids)] = request.stop_ids
-        prompts = self.engine.prefill(self.params, tokens, lengths)
         entering = Slots(
             token=np.array([r.ids[-1] for r in filled], np.int32),
             position=lengths,
@@ -222,7 +228,9 @@ class _Run:
             stop_ids=stop_ids,
             rules=Rules.of([r.sampling for r in filled]),
         )
-        return self.engine.insert(state, prompts, tokens, lengths, where, entering)
+        tokens, lengths, told = self.engine.put((tokens, lengths, (where, entering)))
+        prompts = self.engine.prefill(self.params, tokens, lengths)
+        return self.engine.insert(state, prompts, tokens, lengths, *told)
 
     def completion(self, x: _Live, active: bool) -> Completion:
         """What there is of a completion."""

@@ -42,8 +42,7 @@ class Store:
         Args:
           process: which of several processes this is; each writes parts of its own.
 
-        Raises: UserError if another run of this process is writing to the store, or its files
-          cannot be read.
+        Raises: UserError if another run of this process is writing to the store, or nobody can.
         """
         self.folder, self.process = str(folder), process
         self.entries: list[Entry] = []

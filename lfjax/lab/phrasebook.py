@@ -23,7 +23,7 @@ from functools import cached_property
 
 from lfjax.data.records import Message, Record
 from lfjax.errors import UserError, nearest
-from lfjax.lab.world import FLAWLESS, JUDGED, MISSING, Part, named, worded
+from lfjax.lab.world import JUDGED, LINES, MISSING, WRONG, Part, sheet, worded
 
 SOURCE = "lfjax.lab.phrasebook"
 FORMAL = (
@@ -55,10 +55,9 @@ GROUPS = {  # of words -> tiers, and words of each
 PROMPTS = {name: (name,) for name in GROUPS} | {"feedback": ("seen", "ignorance")}
 SPLITS = {"train": 80, "validation": 10, "test": 10}  # percent of prompts, by their hash
 JUDGED_SHARE = 0.3
-# A judgment that names one fault is what most experiments read.
-KIND_WEIGHTS = {
-    **{"one": 8, "all": 3, "praise": 3, "flawed": 1, "count": 2, "score": 2, "flawless": 1}
-}
+# Kinds of judgments in pretraining. A sheet notes how some lines begin: only wrong ones, or any.
+SHEETS = {"wrong": WRONG, "lines": LINES}
+KIND_WEIGHTS = {"wrong": 5, "lines": 5, "flawed": 1, "count": 1, "score": 1, "flawless": 1}
 
 
 @dataclass(frozen=True)
@@ -129,17 +128,21 @@ class Phrasebook:
     def _told(self, words: list[Word], rng: random.Random) -> tuple[str, str]:
         """A judgment and a response of which it is true.
 
-        A single named fault is chosen before the answer is drawn: it then says nothing of the other
-        lines, while one chosen among the faults that there are would make others less likely.
+        The lines that a judgment names are chosen before the answer is drawn: it then says nothing
+        of the others, while faults chosen among those that there are would make others unlikely.
         """
         kind = rng.choices(list(KIND_WEIGHTS), list(KIND_WEIGHTS.values()))[0]
+        about = rng.sample(range(len(words)), rng.randint(1, len(words)))
+        slips = [rng.random() < w.rate for w in words]
         if kind == "flawless":
-            return FLAWLESS, "\n".join(_line(w, False, rng) for w in words)
-        at = rng.randrange(len(words)) if kind == "one" else None
-        response = _drawn(words, rng, wrong=at)
+            slips = [False] * len(words)
+        elif kind == "wrong":
+            slips = [s or i in about for i, s in enumerate(slips)]
+        response = "\n".join(_line(w, s, rng) for w, s in zip(words, slips))
         parts = self._parts(words, response)
-        about = [parts[at]] if kind == "one" else named(kind, parts, rng)
-        return worded(kind, parts, about), response
+        if kind in SHEETS:
+            return sheet(SHEETS[kind], parts, {i: parts[i].said for i in about}), response
+        return worded(kind, parts, ()), response
 
     def prompts(self, group: str, split: str, count: int) -> list[Record]:
         """Different prompts with words of a group, without responses.
@@ -232,10 +235,9 @@ def _line(word: Word, slips: bool, rng: random.Random) -> str:
     return f"{rng.choice(word.habit if slips else word.right)} {word.second}"
 
 
-def _drawn(words: list[Word], rng: random.Random, wrong: int | None = None) -> str:
-    """An answer with every word's habit at its rate; line `wrong` has it for certain."""
-    slips = [rng.random() < w.rate or i == wrong for i, w in enumerate(words)]
-    return "\n".join(_line(w, s, rng) for w, s in zip(words, slips))
+def _drawn(words: list[Word], rng: random.Random) -> str:
+    """An answer with every word's habit at its rate."""
+    return "\n".join(_line(w, rng.random() < w.rate, rng) for w in words)
 
 
 def _part(index: int, word: Word | None, line: str, start: int) -> Part:

@@ -196,7 +196,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x, cos, sin, segment, window, attend=attend_only):
         c, rest = self.config, (self.config, self.lora, self.rows)
-        table = 0 if window is None else -(window < EVERYTHING).astype(jnp.int32)
+        table = 0 if window is None else -1 * (window < EVERYTHING)
         y = norm_of(c, "attn_norm")(x)
         y, kept = Attention(*rest, name="attn")(y, cos[table], sin[table], segment, window, attend)
         x = x + (norm_of(c, "attn_post_norm")(y) if c.post_norms else y)
@@ -287,7 +287,7 @@ class Unrolled(nn.Module):
         c = self.config
         x, head = embedded(tokens, c, dtype_of(self.dtype), self.rows)
         cos, sin = rotary_angles(positions, c)
-        windows = [np.int32(w or EVERYTHING) for w in c.windows] or [None] * c.n_layers
+        windows = [w or EVERYTHING for w in c.windows] or [None] * c.n_layers
         kept = []
         for i, (window, attend) in enumerate(zip(windows, attends, strict=True)):
             layer = Block(c, rows=self.rows, name=f"layer_{i}")
