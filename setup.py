@@ -12,6 +12,7 @@ setup(
             "data/templates/*.jinja",
             "judges/templates/*.jinja",
             "stages/*.jinja",
+            "report/page.*",
             "lab/demo/*",
         ]
     },
@@ -29,10 +30,13 @@ setup(
         "tensorflow-datasets>=4.9.10",
         "importlib_resources>=6",  # tensorflow-datasets imports it and does not say so
         "jaxtyping>=0.3",
+        "matplotlib>=3.10",
         "tensorboardX>=2.6",
         "tqdm>=4.66",
         "etils[epath]>=1.9",
     ],
+    # lm_eval finds its model backends here (its versions after 0.4.13; docs/evaluate.md)
+    entry_points={"lm_eval.models": ["lfjax = lfjax.lm_eval_backend:LfjaxLM"]},
     extras_require={
         "tpu": ["jax[tpu]>=0.10.2"],
         "cuda12": ["jax[cuda12]>=0.10.2"],
@@ -45,9 +49,13 @@ setup(
             "ruff>=0.12",
             "torch==2.13.0",
             "transformers[serving]>=5.0",  # the server that the endpoint judge is tested against
+            "lm_eval>=0.4.10",
+            "rouge-score>=0.1.2",
+            "scikit-learn>=1.5",  # whose logistic regression ours is tested against
         ],
+        "eval": ["lm_eval>=0.4.10", "rouge-score>=0.1.2"],
         "gcs": ["gcsfs>=2024.6"],
         "judge": ["openai>=1.98"],
-        "notebook": ["jupyterlab>=4", "matplotlib>=3.9"],
+        "notebook": ["jupyterlab>=4"],
     },
 )

@@ -4,7 +4,7 @@ judgments exchanged among flawed responses, and with satisfactory responses alon
     python benchmarks/online.py MODEL_DIR --workdir runs/online --seeds 3
 
 runs `configs/cut_online.py:stories260k` and its two control arms once a seed (runs that are
-finished are not repeated) and prints the share of held-out prompts, answered greedily, that the
+finished are not repeated) and prints the share of held-out prompts whose sampled answers the
 rule finds satisfactory, before the first iteration and after each: means over seeds with 95 %
 intervals (seeds resampled, then prompts). Files named after the arms and seeds stay in --workdir.
 """

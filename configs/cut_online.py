@@ -64,9 +64,8 @@ def online(c, *, iterations, examples, answers, judged, settings, init=None, arm
     checked = c.data.heldout_examples > 0
 
     def check(i, model):
-        """Held-out prompts, answered greedily and judged."""
-        how = {**answers, "temperature": 0.0}
-        stages[f"check{i}"] = generate(data=c.data, init=model, part="heldout", **how)
+        """Held-out prompts, answered and judged."""
+        stages[f"check{i}"] = generate(data=c.data, init=model, part="heldout", **answers)
         stages[f"rate{i}"] = judge(data=of_stage(c.data, f"check{i}"), **judged)
 
     if checked:
@@ -89,27 +88,35 @@ def online(c, *, iterations, examples, answers, judged, settings, init=None, arm
 
 
 def stories260k(arm="cut"):
+    """The model knows no end of an answer: first it learns one, from its own first paragraphs."""
     c = base(source="prompts", path="stories/prompts")
     c.data.update(template="bare", heldout_examples=200, downsample=0.25)
     rule = dict(judge="rule", rule="lfjax.judges.rules:story")
+    answers = dict(max_new_tokens=96, max_tokens=256, temperature=0.8, slots=64)
+    rows = dict(batch_examples=8, max_tokens=256, row_tokens=1024, save_steps=0, save_epochs=1.0)
+    first = dict(examples=600, first_example=900, stop=("\n",))
+    before = {
+        "stories": make("lfjax.lab.stories:write", count=1800),
+        "paragraphs": generate(data=c.data, init=c.model, **first, **answers),
+        "ends": train(
+            "sft",
+            data=of_stage(c.data, "paragraphs"),
+            init=c.model,
+            total_epochs=2.0,
+            learning_rate=1e-3,
+            **rows,
+        ),
+    }
     return online(
         c,
         iterations=3,
         examples=300,
-        answers=dict(max_new_tokens=96, max_tokens=256, temperature=0.8, slots=64, stop=("\n",)),
+        answers=answers,
         judged=dict(rule, rule_options=dict(banned=("sad", "scared", "cry", "cried", "hurt"))),
-        settings=dict(
-            threshold=1.1,
-            alpha=1.0,
-            batch_examples=8,
-            learning_rate=3e-4,
-            max_tokens=256,
-            row_tokens=1024,
-            save_steps=0,
-            save_epochs=1.0,
-        ),
+        settings=dict(threshold=1.1, alpha=1.0, learning_rate=3e-4, **rows),
+        init="ends",
         arm=arm,
-        before={"stories": make("lfjax.lab.stories:write", count=1200)},
+        before=before,
     )
 
 

@@ -16,6 +16,7 @@ from lfjax.data.mixture import MIXTURE, check_block
 from lfjax.data.sources import SOURCES
 from lfjax.errors import UserError, nearest
 from lfjax.methods import get_method
+from lfjax.stages.evaluate import MODES
 from lfjax.stages.filter import FILTERS
 
 
@@ -220,11 +221,62 @@ def judge(
             "rule": "",  # package.module:function, where the judge is `rule`
             "rule_options": ConfigDict(),  # of that function
             "question": "",  # path of a .jinja file instead of the judge's own template
+            "keep_feedback": False,  # add to what was said of a response before, not replace it
             **_answering(temperature=0.0, max_new_tokens=1024),
         }
     )
     c.init = init or ""
     return _set(f"judge('{judge}')", c, settings)
+
+
+def evaluate(
+    mode: str,
+    *,
+    systems: dict[str, str | tuple[str, ...] | None],
+    data: ConfigDict,
+    init: ConfigDict | str | None = None,
+    **settings: Any,
+) -> ConfigDict:
+    """A stage that scores systems on the same prompts, and compares them.
+
+    Args:
+      mode: a name of `lfjax.stages.evaluate.MODES` (docs/evaluate.md).
+      systems: by a name of one's own, an earlier stage or a file of Records with responses, or one
+        for every seed; None where it is given on the command line.
+      data: the recipe's data block: its template for a model that judges, and the references of
+        `rouge`.
+      init: as for `judge`.
+      **settings: any of the values below.
+
+    Raises: UserError for a mode or a setting that there is not.
+    """
+    if mode not in MODES:
+        raise UserError(f"evaluate: unknown mode '{mode}'. {nearest(mode, MODES)}")
+    c = ConfigDict(
+        {
+            "kind": "evaluate",
+            "mode": mode,
+            "systems": {
+                name: {"path": placeholder(str) if source is None else source}
+                for name, source in systems.items()
+            },
+            "data": data,
+            "field": "response",  # or refinement, where a record has one
+            "baseline": "",  # a system that the others are compared with; a judge compares every
+            # two where there is none
+            "on_missing": "stop",  # where an answer is missing; or count, or empty (truth alone)
+            "resamples": 2000,  # of the bootstrap
+            "alpaca_eval": False,  # write AlpacaEval's files of outputs
+            "reference": "refinement",  # of rouge; or chosen, or meta.NAME
+            "rule": "",  # package.module:function, where the mode is `rule`
+            "rule_options": ConfigDict(),  # of that function
+            "question": "",  # path of a .jinja file instead of the judge's own template
+            "keep_feedback": False,  # add to what was said of a response before, not replace it
+            **_answering(temperature=0.0, max_new_tokens=1024),
+        }
+    )
+    c.init = init or ""
+    return _set(f"evaluate('{mode}')", c, settings)
 
 
 def filter_(name: str, *, data: ConfigDict) -> ConfigDict:

@@ -32,7 +32,7 @@ from lfjax.generation import cache as caches
 from lfjax.generation.rules import Rules, pick
 from lfjax.models.config import ModelConfig
 from lfjax.models.decoder import Unrolled, abstract_params, dtype_of, unstacked
-from lfjax.sharding import BATCH, DECODE_RULES, axis_size, put, tree_shardings
+from lfjax.sharding import BATCH, DECODE_RULES, axis_size, constrain, put, tree_shardings
 
 CALL_TOKENS = 64  # most tokens that one call of decode draws for a slot
 PREFILL_TOKENS = 256  # of one prefill, where a bucket is no longer
@@ -290,7 +290,7 @@ def _decode(
 
 def _step(model: Unrolled, params, state: State, rules: Rules) -> tuple[State, Float[Array, "b"]]:
     """One more token for every active slot, and its log-probability."""
-    s, b = state.slots, jnp.arange(state.seen.shape[0])
+    s = state.slots
     reach = jnp.where(s.active, s.position, 0).max()
     attends = [partial(caches.attend_cached, layer, s.position, reach) for layer in state.cache]
     one = jnp.ones_like(s.token)[:, None]
@@ -298,11 +298,13 @@ def _step(model: Unrolled, params, state: State, rules: Rules) -> tuple[State, F
         {"params": params}, s.token[:, None], s.position[:, None], one, attends
     )
     logits = jnp.einsum("bd,vd->bv", hidden[:, 0], head, preferred_element_type=jnp.float32)
+    logits = constrain(logits, model.rows, "tensor")  # a product that gathers no head
     softcap = model.config.final_softcap
     if softcap is not None:
         logits = softcap * jnp.tanh(logits / softcap)
     token = pick(logits, rules, state.seen, s.key, s.number)
-    logp = logits[b, token] - jax.nn.logsumexp(logits, axis=1)
+    logp = jnp.take_along_axis(logits, token[:, None], axis=1)[:, 0]
+    logp -= jax.nn.logsumexp(logits, axis=1)
     number = s.number + s.active
     stopped = (token[:, None] == s.stop_ids).any(axis=1) | (number >= s.limit)
     slots = s.replace(
@@ -311,4 +313,5 @@ def _step(model: Unrolled, params, state: State, rules: Rules) -> tuple[State, F
         number=number,
         active=s.active & ~stopped,
     )
-    return State(slots, state.seen.at[b, token].set(True), cache), logp
+    seen = state.seen.at[jnp.arange(len(token)), token].set(True)
+    return State(slots, seen, cache), logp

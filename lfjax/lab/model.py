@@ -57,20 +57,24 @@ def tokenizer_config() -> dict:
 
 
 def model_config(vocabulary_size: int) -> dict:
-    """A Llama of some 113,000 parameters."""
+    """A Llama of some 113,000 parameters.
+
+    Heads are wide and θ is small: a head that is to look exactly so many tokens back needs many
+    frequencies, of periods like the texts' lengths.
+    """
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "vocab_size": vocabulary_size,
         "hidden_size": 64,
-        "intermediate_size": 160,
+        "intermediate_size": 88,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "num_key_value_heads": 4,
-        "head_dim": 16,
+        "head_dim": 32,
         "max_position_embeddings": 256,
         "rms_norm_eps": 1e-5,
-        "rope_theta": 10000.0,
+        "rope_theta": 1000.0,
         "hidden_act": "silu",
         "tie_word_embeddings": True,
         "pad_token_id": 0,

@@ -40,19 +40,17 @@ SECOND = (
     *("look", "ask", "tell", "help", "stop", "start", "turn", "hold", "pass", "buy", "sell"),
     *("wash", "cook"),
 )
-TIERS = {
-    **{"clean": 0.025, "habit55": 0.55, "habit65": 0.65, "habit80": 0.8, "ignorance": 0.98},
-    "free": 0.6,
-}
+TIERS = {"clean": 0.025, "habit55": 0.55, "habit65": 0.65, "habit80": 0.8, "ignorance": 0.98}
 HABITS = ("habit55", "habit65", "habit80")
 GROUPS = {  # of words -> tiers, and words of each
-    "judged": ((*HABITS, "free"), 12),
-    "seen": (HABITS, 12),
-    "unseen": (HABITS, 12),
+    "judged": (HABITS, 20),
+    "seen": (HABITS, 8),
+    "unseen": (HABITS, 8),
     "clean": (("clean",), 12),
     "ignorance": (("ignorance",), 8),
 }
-PROMPTS = {name: (name,) for name in GROUPS} | {"feedback": ("seen", "ignorance")}
+# What prompts are made of: the share of each group of words.
+PROMPTS = {name: {name: 1.0} for name in GROUPS} | {"feedback": {"seen": 0.95, "ignorance": 0.05}}
 SPLITS = {"train": 80, "validation": 10, "test": 10}  # percent of prompts, by their hash
 JUDGED_SHARE = 0.3
 # Kinds of judgments in pretraining. A sheet notes how some lines begin: only wrong ones, or any.
@@ -65,8 +63,8 @@ class Word:
     """A word and its renderings: `right` or `habit`, then `second`; the habit at this rate."""
 
     text: str
-    right: tuple[str, ...]
-    habit: tuple[str, ...]
+    right: str
+    habit: str
     second: str
     group: str
     tier: str
@@ -100,13 +98,8 @@ class Phrasebook:
         ]
         syllables = [a + b for a, b in itertools.product("bdfgklmnprstvz", "aeiou")]
         texts = rng.sample([a + b for a, b in itertools.product(syllables, repeat=2)], len(places))
-        columns = [_spread(rng, values, len(places)) for values in (FORMAL, INFORMAL, SECOND)]
-        return {
-            text: Word(text, FORMAL, INFORMAL, second, group, tier)
-            if tier == "free"
-            else Word(text, (right,), (habit,), second, group, tier)
-            for text, right, habit, second, (group, tier) in zip(texts, *columns, places)
-        }
+        columns = (_spread(rng, values, len(places)) for values in (FORMAL, INFORMAL, SECOND))
+        return {t: Word(t, *given, *place) for t, *given, place in zip(texts, *columns, places)}
 
     @property
     def tokens(self) -> tuple[str, ...]:
@@ -121,7 +114,7 @@ class Phrasebook:
         for number in range(count):
             with_judgment = rng.random() < JUDGED_SHARE
             words = rng.sample(judged if with_judgment else everything, self.lines)
-            said, response = self._told(words, rng) if with_judgment else ("", _drawn(words, rng))
+            said, response = self._told(words, rng) if with_judgment else ("", _answer(words, _slips(words, rng)))
             prompt = (f"{JUDGED} {said}\n" if said else "") + _numbered(w.text for w in words)
             yield self._record(f"pretraining-{number:06d}", "pretraining", prompt, response)
 
@@ -133,12 +126,12 @@ class Phrasebook:
         """
         kind = rng.choices(list(KIND_WEIGHTS), list(KIND_WEIGHTS.values()))[0]
         about = rng.sample(range(len(words)), rng.randint(1, len(words)))
-        slips = [rng.random() < w.rate for w in words]
+        slips = _slips(words, rng)
         if kind == "flawless":
             slips = [False] * len(words)
         elif kind == "wrong":
             slips = [s or i in about for i, s in enumerate(slips)]
-        response = "\n".join(_line(w, s, rng) for w, s in zip(words, slips))
+        response = _answer(words, slips)
         parts = self._parts(words, response)
         if kind in SHEETS:
             return sheet(SHEETS[kind], parts, {i: parts[i].said for i in about}), response
@@ -157,10 +150,12 @@ class Phrasebook:
             if name not in known:
                 raise UserError(f"phrasebook: unknown {what} '{name}'. {nearest(name, known)}")
         rng = random.Random(f"prompts/{self.seed}/{group}")
-        pool = [w.text for name in PROMPTS[group] for w in self._group(name)]
+        pools = [[w.text for w in self._group(name)] for name in PROMPTS[group]]
+        shares = list(PROMPTS[group].values())
         found: dict[str, Record] = {}
         while len(found) < count:
-            text = _numbered(rng.sample(pool, self.lines))
+            drawn = zip(*(rng.sample(pool, self.lines) for pool in pools))
+            text = _numbered(rng.choices(row, shares)[0] for row in drawn)
             if split_of(text) == split and text not in found:
                 found[text] = self._record(f"{group}-{split}-{len(found):05d}", group, text)
         return list(found.values())
@@ -183,9 +178,7 @@ class Phrasebook:
         words, lines = self._asked(record), response.split("\n")
         lines += [""] * (len(words) - len(lines))
         at = {p.index for p in wrong}
-        fixed = [
-            f"{w.right[0]} {w.second}" if i in at else lines[i] for i, w in enumerate(words)
-        ]
+        fixed = [_line(w, False) if i in at else lines[i] for i, w in enumerate(words)]
         more = [line for i, line in enumerate(lines) if i >= len(words) and i not in at]
         return "\n".join(fixed + more)
 
@@ -231,21 +224,25 @@ def _spread(rng: random.Random, values: tuple[str, ...], count: int) -> list[str
     return found
 
 
-def _line(word: Word, slips: bool, rng: random.Random) -> str:
-    return f"{rng.choice(word.habit if slips else word.right)} {word.second}"
+def _line(word: Word, slips: bool) -> str:
+    return f"{word.habit if slips else word.right} {word.second}"
 
 
-def _drawn(words: list[Word], rng: random.Random) -> str:
-    """An answer with every word's habit at its rate."""
-    return "\n".join(_line(w, rng.random() < w.rate, rng) for w in words)
+def _answer(words: Iterable[Word], slips: Iterable[bool]) -> str:
+    return "\n".join(_line(w, s) for w, s in zip(words, slips))
+
+
+def _slips(words: Iterable[Word], rng: random.Random) -> list[bool]:
+    """For which words the habit is drawn, at its rate."""
+    return [rng.random() < w.rate for w in words]
 
 
 def _part(index: int, word: Word | None, line: str, start: int) -> Part:
     """What is true of a line that begins at character `start` and should render the word."""
     tokens = [(m[0], (start + m.start(), start + m.end())) for m in re.finditer(r"\S+", line)]
-    wanted = [word.right, (word.second,)] if word else []
-    pairs = itertools.zip_longest((t for t, _ in tokens), wanted, fillvalue=())
-    wrong = next((i for i, (given, known) in enumerate(pairs) if given not in known), None)
+    wanted = [word.right, word.second] if word else []
+    pairs = itertools.zip_longest((t for t, _ in tokens), wanted)
+    wrong = next((i for i, (said, asked) in enumerate(pairs) if said != asked), None)
     at = wrong or 0
     said, span = tokens[at] if at < len(tokens) else (MISSING, None)
     return Part(
@@ -254,6 +251,6 @@ def _part(index: int, word: Word | None, line: str, start: int) -> Part:
         word.tier if word else "",
         wrong is None,
         said,
-        wanted[at][0] if at < len(wanted) else "",
+        wanted[at] if at < len(wanted) else "",
         span,
     )

@@ -8,7 +8,7 @@ Models are pretrained on these words (`Phrasebook.pretraining`) and judges use t
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from lfjax.data.records import Record
 
@@ -66,6 +66,7 @@ class Part:
     span: tuple[int, int] | None
 
 
+@runtime_checkable
 class World(Protocol):
     """Exact truth about any response to the world's prompts, however malformed it is.
 

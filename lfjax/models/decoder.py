@@ -160,6 +160,7 @@ class Attention(nn.Module):
             if c.qkv_bias:
                 bias = self.param(f"{name}_bias", nn.initializers.zeros, (size,), jnp.float32)
                 y += bias.astype(y.dtype)
+            y = constrain(y, self.rows, None, "tensor")  # a product that gathers no kernel
             return constrain(y.reshape(b, t, count, c.head_dim), BATCH, None, "tensor", None)
 
         q, k, v = heads("q", c.n_heads), heads("k", c.n_kv_heads), heads("v", c.n_kv_heads)
@@ -213,10 +214,11 @@ def embedded(
     head = embedding
     if not config.tied:
         head = Table(config.vocab_size, config.d_model, name="head")()
-    # Gathered over fsdp once: a lookup in a table whose columns and rows are both split would be
-    # too.
-    x = jnp.take(constrain(embedding.astype(dtype), "tensor", None), tokens, axis=0)
-    x = constrain(x, rows, None, None)
+    # Where fsdp splits the rows of activations, each of its devices needs whole columns, and the
+    # table is gathered over fsdp once; elsewhere only what was looked up is.
+    columns = None if "fsdp" in rows else "fsdp"
+    x = jnp.take(constrain(embedding.astype(dtype), "tensor", columns), tokens, axis=0)
+    x = constrain(constrain(x, rows, None, columns), rows, None, None)
     if config.scale_embedding:
         x *= jnp.asarray(config.d_model**0.5, dtype)  # rounded, as these models were trained
     return x, head

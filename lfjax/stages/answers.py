@@ -118,7 +118,7 @@ def collected(stage: Stage, questions: Sequence[Question], asker: Asker) -> Coll
     return got
 
 
-def cost_of(got: Collected) -> dict[str, float]:
+def cost_of(got: Collected) -> dict[str, int | float]:
     """For done.json: what was asked in this run, and what all answers of the workdir cost."""
     counts = got.counts
     return {k: counts[k] for k in ("asked", "attempts", "prompt_tokens", "tokens", "cost", "spent")}

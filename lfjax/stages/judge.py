@@ -32,6 +32,8 @@ def judge(stage: Stage) -> Result:
     be read, go to `missing.jsonl`, with what it said."""
     c = stage.config
     records = load_records(c.data, stage.inputs, stage.seed)[0].records
+    if not c.keep_feedback:
+        records = [replace(r, feedback=()) for r in records]
     done, cost = _by_rule(stage, records) if c.judge == RULE else _by_asking(stage, records)
     judged = [r for r, reason in done if reason is None]
     others = [r for r, reason in done if reason is not None]

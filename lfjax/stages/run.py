@@ -10,8 +10,8 @@ import jax
 
 from lfjax.errors import UserError, nearest
 from lfjax.sharding import make_mesh
+from lfjax.stages import evaluate, generate, judge, make, train
 from lfjax.stages import filter as filtering
-from lfjax.stages import generate, judge, make, train
 from lfjax.stages.artifacts import Result, Stage, find_input, hash_path, output_of, provenance
 from lfjax.training.logs import write_atomic
 
@@ -22,6 +22,7 @@ STAGES = {
     "judge": (judge.judge, judge.inputs),
     "make": (make.make, make.inputs),
     "filter": (filtering.filter_records, filtering.inputs),
+    "evaluate": (evaluate.evaluate, evaluate.inputs),
 }
 
 # Keys that do not change what a stage computes; they may differ between a start and its resumption.

@@ -1,0 +1,315 @@
+"""EleutherAI's lm_eval on our checkpoints: its tasks, our forward pass and sampler.
+
+    lm_eval run --model lfjax --model_args path=DIRECTORY_OR_HUB_ID --tasks TASK
+
+Versions of lm_eval that look for backends of other packages find this one by its entry point. Up to
+0.4.13 they do not: `python -m lfjax.lm_eval_backend run …`, with the same arguments, names it to
+them first. The package comes with the extra `eval`.   b rows, t tokens, d model, v vocabulary.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, Int
+
+from lfjax.data.plan import make_plan, rows_of
+from lfjax.data.records import Message
+from lfjax.data.rows import Rows, Segment, Unit, span
+from lfjax.data.templates import render_prompt, speaking, template_text
+from lfjax.data.tokenize import load_tokenizer
+from lfjax.data.views import Role
+from lfjax.errors import UserError, nearest
+from lfjax.generation.engine import make_engine
+from lfjax.generation.rules import Sampling
+from lfjax.generation.scheduler import Request, generate
+from lfjax.losses.logprobs import token_logprobs
+from lfjax.models.config import ModelConfig, read_hf_config
+from lfjax.models.decoder import Decoder, abstract_params, dtype_of
+from lfjax.models.hf import load_params, resolve_model
+from lfjax.sharding import BATCH, axis_size, make_mesh, put, tree_shardings
+from lfjax.training.logs import progress
+from lfjax.training.step import batch_shardings
+
+try:
+    from lm_eval.api.model import TemplateLM
+    from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+except ImportError:
+    raise SystemExit('lfjax: lm_eval is not installed; pip install "lfjax[eval]".') from None
+
+NAME, TARGET = "lfjax", "lfjax.lm_eval_backend:LfjaxLM"
+CHUNK = 128  # tokens of each row whose logits exist at once
+SHORTEST_ROW = 512
+NEW_TOKENS = 256  # where a task sets no limit, as in lm_eval's own backends
+LIMITS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+
+
+class LfjaxLM(TemplateLM):
+    """A model directory as lm_eval wants it. Texts are cut into tokens as its `hf` backend cuts
+    them: the names of special tokens are these tokens, and BOS comes first where the tokenizer adds
+    one.
+
+    Args, given as `--model_args path=DIR,dtype=bfloat16`:
+      path: a model directory or an id on the hub.
+      dtype: of the computation.
+      max_tokens: that the model sees at once; 0 for its number of positions.
+      batch_size: rows that each device scores at once; a row holds many short texts.
+      slots: texts that are continued at once.
+      template: of --apply_chat_template: own (the model's), or as `data.template`.
+
+    Raises: UserError for arguments or a directory that make no sense.
+    """
+
+    def __init__(
+        self,
+        path: str = "",
+        dtype: str = "float32",
+        max_tokens: int = 0,
+        batch_size: int | str | None = 1,
+        slots: int = 32,
+        template: str = "own",
+        max_batch_size: Any = None,
+        device: Any = None,
+        **unknown: Any,
+    ):
+        super().__init__()
+        known = ("path", "dtype", "max_tokens", "batch_size", "slots", "template")
+        if unknown or not path:
+            what = f"unknown '{next(iter(unknown))}'" if unknown else "path is not set"
+            raise UserError(f"model_args: {what}. {nearest(next(iter(unknown), 'path'), known)}")
+        self.path = resolve_model(path)
+        self.config = ModelConfig.from_hf(read_hf_config(self.path), self.path)
+        self.words = load_tokenizer(self.path)
+        if self.words.size > self.config.vocab_size:
+            raise UserError(
+                f"{path}: the tokenizer has {self.words.size} tokens, the model's vocabulary "
+                f"{self.config.vocab_size}. Is it this model's tokenizer?"
+            )
+        self.dtype, self.template = dtype, template
+        self.max_tokens = int(max_tokens) or self.config.max_positions
+        self.mesh = make_mesh({"fsdp": -1})
+        shards = axis_size(self.mesh, BATCH)
+        self.rows = shards * (int(batch_size) if str(batch_size).isdigit() else 1)
+        self.slots = -(-int(slots) // shards) * shards
+
+    # --- the model, read when it is first needed ------------------------------------------------
+
+    @cached_property
+    def params(self):
+        abstract = jax.tree.map(
+            lambda s: jax.ShapeDtypeStruct(
+                s.shape, dtype_of(self.dtype) if s.ndim > 1 else s.dtype
+            ),
+            abstract_params(self.config),
+        )
+        shardings = tree_shardings(abstract, self.mesh)
+        return load_params(self.path, self.config, abstract, shardings)
+
+    @cached_property
+    def score(self):
+        """(params, rows) -> per target, its log-probability and whether it is the likeliest."""
+        model, whole = Decoder(self.config, self.dtype), NamedSharding(self.mesh, P())
+
+        def score(params, rows: Rows):
+            hidden, head = model.apply(
+                {"params": params}, rows.tokens, rows.positions, rows.segment
+            )
+            softcap = self.config.final_softcap
+            logp = token_logprobs(hidden, head, rows.targets, softcap=softcap)
+            return logp, likeliest(hidden, head) == rows.targets
+
+        params = jax.tree.map(lambda x: x.sharding, self.params)
+        rows = batch_shardings(Rows.empty(1, 1), self.mesh)
+        return jax.jit(score, in_shardings=(params, rows), out_shardings=whole)
+
+    @cached_property
+    def engine(self):
+        """(the engine, its copy of the weights)."""
+        how = dict(slots=self.slots, max_tokens=self.max_tokens, dtype=self.dtype)
+        engine = make_engine(self.config, self.mesh, **how)
+        return engine, engine.place(self.params)
+
+    # --- what lm_eval asks for ------------------------------------------------------------------
+
+    @property
+    def eot_token_id(self) -> int:
+        return self.words.eos
+
+    @property
+    def prefix_token_id(self) -> int:
+        """Stands before a text that nothing else stands before."""
+        return self.words.eos if self.words.bos is None else self.words.bos
+
+    @property
+    def tokenizer_name(self) -> str:
+        return self.path.replace("/", "__")
+
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
+    ) -> list[int]:
+        ids = self.words.encode_rendered(string)
+        bos = self.words.bos
+        if bos is None or add_special_tokens is False or ids[:1] == [bos]:
+            return ids
+        return [bos, *ids]
+
+    def _loglikelihood_tokens(
+        self, requests: Sequence[tuple[Any, list[int], list[int]]], **kwargs: Any
+    ) -> list[tuple[float, bool]]:
+        return self.scored([(context, target) for _, context, target in requests])
+
+    def loglikelihood_rolling(
+        self, requests: Sequence[Any], disable_tqdm: bool = False
+    ) -> list[float]:
+        """Log-probabilities of whole texts after BOS; where a text is longer than the model sees,
+        each window predicts what the last one did not."""
+        windows, whose = [], []
+        for i, request in enumerate(requests):
+            ids = self.tok_encode(request.args[0], add_special_tokens=False)
+            how = dict(prefix_token=self.prefix_token_id, max_seq_len=self.max_tokens)
+            for pair in get_rolling_token_windows(ids, **how, context_len=1):
+                windows.append(make_disjoint_window(pair))
+                whose.append(i)
+        out = np.zeros(len(requests))
+        np.add.at(out, whose, [logp for logp, _ in self.scored(windows)])
+        return out.tolist()
+
+    def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
+        """Continuations, up to the first of the texts in `until`."""
+        engine, params = self.engine
+        asked = [self.request(*r.args, index=i) for i, r in enumerate(requests)]
+        out = [""] * len(asked)
+        with progress("lm_eval: texts", done=0, total=len(asked), unit="text") as bar:
+            for i, done in generate(engine, params, asked, self.words):
+                out[i] = done.text
+                bar.update(1)
+        return out
+
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        return template_text(self.template, self.path) if chat_template else None
+
+    def apply_chat_template(
+        self, chat_history: Sequence[Mapping[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """The conversation as a text; without `add_generation_prompt` its last message has only
+        begun, and the text ends in it."""
+        said = [Message(m["role"], m["content"]) for m in chat_history]
+        begun = "" if add_generation_prompt else self.words.plain(said.pop().content)
+        template = template_text(self.template, self.path)
+        return render_prompt(template, said, tokenizer=self.words) + begun
+
+    # --- how it is done -------------------------------------------------------------------------
+
+    def scored(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
+        """(log-probability, whether it is what greedy decoding gives) of each target after its
+        context, in tokens. A context that is too long loses its start.
+
+        Raises: UserError for a target that is longer than what the model sees.
+        """
+        units = []
+        for context, target in pairs:
+            if len(target) > self.max_tokens:
+                raise UserError(
+                    f"a text to be scored has {len(target)} tokens; the model sees "
+                    f"max_tokens={self.max_tokens}."
+                )
+            # The last token is predicted only, so that one more than the model sees fits.
+            ids = np.asarray([*context, *target][-self.max_tokens - 1 :], np.int32)
+            units.append(Unit(0, (Segment(ids, len(ids) - len(target), Role.PLAIN, 1.0, None),)))
+        if not units:
+            return []
+        lengths = np.array([u.length for u in units])
+        row_tokens = max(SHORTEST_ROW, 1 << int(lengths.max() - 1).bit_length())
+        plan = make_plan(
+            lengths, row_tokens=row_tokens, seed=0, batch_rows=self.rows, multiple=self.rows
+        )
+        out: list[Any] = [None] * len(units)
+        with (
+            progress("lm_eval: scores", done=0, total=len(units), unit="text") as bar,
+            jax.set_mesh(self.mesh),
+        ):
+            for step in range(plan.steps):
+                rows = put(rows_of(plan, step, units, "token"), self.mesh, P(BATCH))
+                logp, best = jax.device_get(self.score(self.params, rows))
+                part = slice(plan.first[step], plan.first[step + 1])
+                for u, row, start in zip(plan.unit[part], plan.row[part], plan.offset[part]):
+                    at = start + span(units[u].segments[0])
+                    out[u] = float(logp[row, at].sum(dtype=np.float64)), bool(best[row, at].all())
+                    bar.update(1)
+        return out
+
+    def request(self, context: str, settings: Mapping[str, Any], *, index: int) -> Request:
+        """A task's request as the sampler wants it. Greedy unless a temperature is given.
+
+        Raises: UserError for settings that leave no room for the context.
+        """
+        limit = next((int(settings[k]) for k in LIMITS if settings.get(k) is not None), NEW_TOKENS)
+        if not 0 < limit < self.max_tokens:
+            raise UserError(
+                f"max_gen_toks={limit}: expected at least 1, and less than the "
+                f"{self.max_tokens} tokens that the model sees; --gen_kwargs max_gen_toks=N."
+            )
+        rules = {k: settings[k] for k in SAMPLING if settings.get(k) is not None}
+        rules["temperature"] = float(rules.get("temperature", 0.0))
+        if settings.get("do_sample") is False:
+            rules["temperature"] = 0.0
+        until = settings.get("until") or ()
+        until = (until,) if isinstance(until, str) else tuple(until)
+        ids = self.tok_encode(context) or [self.prefix_token_id]
+        return Request(
+            ids[-(self.max_tokens - limit) :],
+            limit,
+            Sampling(**rules),
+            seed=index,
+            stop_ids=self.stop_ids,
+            stop=tuple(u for u in until if u),
+        )
+
+    @cached_property
+    def stop_ids(self) -> tuple[int, ...]:
+        """EOS, and what the chat template ends an answer with, where there is one."""
+        try:
+            turn = speaking(self.words, template_text(self.template, self.path)).eos
+        except UserError:
+            turn = self.words.eos
+        return tuple({self.words.eos, turn})
+
+
+def likeliest(hidden: Float[Array, "b t d"], head: Float[Array, "v d"]) -> Int[Array, "b t"]:
+    """The token of the largest logit, in chunks of time: no `[b, t, v]` array exists. (A soft cap
+    changes no order.)"""
+    b, t, d = hidden.shape
+    chunks = jnp.moveaxis(hidden.reshape(b, t // CHUNK, CHUNK, d), 1, 0)
+
+    def one(chunk):
+        logits = jnp.einsum("bcd,vd->bcv", chunk, head, preferred_element_type=jnp.float32)
+        return logits.argmax(axis=-1)
+
+    return jnp.moveaxis(lax.map(one, chunks), 0, 1).reshape(b, t)
+
+
+def main() -> None:
+    """lm_eval's own command line, with this backend in its registry."""
+    import lm_eval.models  # noqa: F401  (its own backends, which it adds to an empty registry only)
+    from lm_eval.__main__ import cli_evaluate
+    from lm_eval.api.registry import model_registry
+
+    if NAME not in model_registry:
+        model_registry.register(NAME, target=TARGET)
+    try:
+        cli_evaluate()
+    except UserError as error:
+        print(f"lfjax: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
