@@ -12,7 +12,9 @@ setup(
             "data/templates/*.jinja",
             "judges/templates/*.jinja",
             "stages/*.jinja",
-            "report/page.*",
+            "report/*.jinja",
+            "report/page.css",
+            "report/page.js",
             "lab/demo/*",
         ]
     },
@@ -47,6 +49,8 @@ setup(
             "beartype>=0.20",
             "peft>=0.17",
             "ruff>=0.12",
+            "nbclient>=0.10",
+            "ipykernel>=6.29",
             "torch==2.13.0",
             "transformers[serving]>=5.0",  # the server that the endpoint judge is tested against
             "lm_eval>=0.4.10",

@@ -81,7 +81,9 @@ def answer(engine: Engine, placed, requests: list[Request]) -> list[list[int]]:
 def bench_transformers(folder: str, batches: list[int], repeats: int) -> None:
     """Tokens per second of 200 new tokens each, greedy, none stopping early."""
     import torch
+    from transformers.utils import logging
 
+    logging.set_verbosity_error()  # that no token ends a text
     config, params, model = load(folder)
     for batch in batches:
         engine = make_engine(config, make_mesh({}), slots=batch, max_tokens=256)

@@ -222,7 +222,8 @@ class LfjaxLM(TemplateLM):
                     f"max_tokens={self.max_tokens}."
                 )
             # The last token is predicted only, so that one more than the model sees fits.
-            ids = np.asarray([*context, *target][-self.max_tokens - 1 :], np.int32)
+            ids = [*(context or [self.prefix_token_id]), *target][-self.max_tokens - 1 :]
+            ids = np.asarray(ids, np.int32)
             units.append(Unit(0, (Segment(ids, len(ids) - len(target), Role.PLAIN, 1.0, None),)))
         if not units:
             return []

@@ -1,13 +1,14 @@
 """Keys and values of the tokens so far, and attention of one new token a slot to them.
 
-b slots, r prompts, t tokens of a prompt, p blocks, c columns of a block, n heads, k kv heads, g
-query heads a kv head, h head size.
+b slots, r prompts, t tokens of a prompt, c columns of a block, n heads, k kv heads, g query heads a
+kv head, h head size.
 
-A layer's cache is p blocks of c columns, and the token at position i lies in column i mod p·c. A
-layer with a window has only the blocks that hold it; the others have as many as the longest request
-needs. Attention goes over blocks, no further than the longest request in the slots has come. What a
-block adds to a slot for which all of it is masked is exactly nothing, so that how far others have
-come, and what a column that was never written holds, changes no bit.
+A layer's cache is w columns, and the token at position i lies in column i mod w. A layer with a
+window has only as many as hold it; the others have as many as the longest request needs. The
+columns are cut into blocks, each as long as all before it together, and attention goes over blocks,
+no further than the longest request in the slots has come. What a block adds to a slot for which all
+of it is masked is exactly nothing, so that how far others have come, and what a column that was
+never written holds, changes no bit.
 """
 
 import jax
@@ -20,22 +21,45 @@ from lfjax.models.attention import attention
 from lfjax.models.config import ModelConfig
 from lfjax.sharding import BATCH
 
-BLOCK = 64  # columns; on CPU 32 to 64 were 1.4 times as fast as 128 at 100 of 256 tokens
+FIRST = 64  # columns of the first block, of which every other is a multiple
 LOW = -1e30  # a logit that is masked; of two of them the difference is a number
 
-Layer = tuple[Float[Array, "_ b k c h"], Float[Array, "_ b k c h"]]  # keys, values
+# Blocks are arrays of their own: on CPU a slice of one array is copied before it is multiplied,
+# which takes four times as long as the product.
+Block = tuple[Float[Array, "b k _ h"], Float[Array, "b k _ h"]]  # keys, values
+Layer = tuple[Block, ...]
 Prompt = tuple[Float[Array, "r t k h"], Float[Array, "r t k h"]]
 
 
 def empty(config: ModelConfig, slots: int, tokens: int, dtype) -> tuple[Layer, ...]:
     """A cache for requests of up to `tokens` tokens."""
 
-    def layer(window):
-        blocks = -(-min(tokens, window or tokens) // BLOCK)
-        shape = (blocks, slots, config.n_kv_heads, BLOCK, config.head_dim)
+    def block(columns):
+        shape = (slots, config.n_kv_heads, columns, config.head_dim)
         return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
 
-    return tuple(layer(window) for window in config.windows or (0,) * config.n_layers)
+    windows = config.windows or (0,) * config.n_layers
+    return tuple(
+        tuple(block(columns) for columns in block_sizes(min(tokens, window or tokens)))
+        for window in windows
+    )
+
+
+def block_sizes(tokens: int) -> list[int]:
+    """Columns of each block of a layer for so many tokens: 64, 64, 128, 256, …"""
+    sizes: list[int] = []
+    while (have := sum(sizes)) < tokens:
+        sizes.append(min(max(FIRST, have), -(-(tokens - have) // FIRST) * FIRST))
+    return sizes
+
+
+def blocks_of(layer: Layer) -> tuple[list[int], int]:
+    """(first column of each block, columns of all)."""
+    starts, have = [], 0
+    for keys, _ in layer:
+        starts.append(have)
+        have += keys.shape[2]
+    return starts, have
 
 
 def attend_prompt(q, k, v, segment, **how):
@@ -65,43 +89,51 @@ def attend_cached(
     Args:
       reach: the largest position that counts; slots that are beyond it get arbitrary outputs.
     """
+    starts, w = blocks_of(layer)
 
     def local(layer, position, reach, q, k, v):
         b, _, n, h = q.shape
-        p, _, kv, c, _ = layer[0].shape
-        column = position % (p * c)
-        # Not under vmap: on CPU that copies the cache.
-        here = column // c, jnp.arange(b), slice(None), column % c
-        keys, values = layer[0].at[here].set(k[:, 0]), layer[1].at[here].set(v[:, 0])
+        kv = k.shape[2]
         q = q.reshape(b, kv, n // kv, h) * (h**-0.5 if scale is None else scale)
 
-        def add(i, carry):
-            top, norm, out = carry
-            logits = jnp.einsum("bkgh,bkch->bkgc", q, keys[i], preferred_element_type=jnp.float32)
+        def write(block, start):
+            # Not under vmap: on CPU that copies the block. Columns of other blocks are none of it.
+            column = position % w - start
+            column = jnp.where(column < 0, w, column)
+            here = jnp.arange(b), slice(None), column
+            return tuple(x.at[here].set(y[:, 0], mode="drop") for x, y in zip(block, (k, v)))
+
+        def add(block, start, carry):
+            (keys, values), (top, norm, out) = block, carry
+            logits = jnp.einsum("bkgh,bkch->bkgc", q, keys, preferred_element_type=jnp.float32)
             if softcap is not None:
                 logits = softcap * jnp.tanh(logits / softcap)
-            back = (position[:, None] - (i * c + jnp.arange(c))) % (p * c)  # tokens ago
+            column = start + jnp.arange(keys.shape[2])
+            back = (position[:, None] - column) % w  # tokens ago
             seen = back <= position[:, None]
             if window is not None:
                 seen &= back < window
             logits = jnp.where(seen[:, None, None], logits, LOW)
             new_top = jnp.maximum(top, logits.max(-1))
             weights, kept = jnp.exp(logits - new_top[..., None]), jnp.exp(top - new_top)
-            part = jnp.einsum("bkgc,bkch->bkgh", weights.astype(values.dtype), values[i])
+            part = jnp.einsum("bkgc,bkch->bkgh", weights.astype(values.dtype), values)
             return new_top, norm * kept + weights.sum(-1), out * kept[..., None] + part
 
+        layer = tuple(write(block, start) for block, start in zip(layer, starts))
         zeros = jnp.zeros(q.shape[:3], jnp.float32)
-        start = zeros + LOW, zeros, jnp.zeros(q.shape, jnp.float32)
-        _, norm, out = lax.fori_loop(0, jnp.minimum(reach // c + 1, p), add, start)
-        out = (out / norm[..., None]).astype(values.dtype)
-        return out.reshape(b, 1, n, h), (keys, values)
+        carry = zeros + LOW, zeros, jnp.zeros(q.shape, jnp.float32)
+        for block, start in zip(layer, starts):
+            step = lambda block, carry, start=start: add(block, start, carry)  # noqa: E731
+            carry = lax.cond(start <= reach, step, lambda _, carry: carry, block, carry)
+        _, norm, out = carry
+        return (out / norm[..., None]).astype(v.dtype).reshape(b, 1, n, h), layer
 
     mesh = jax.sharding.get_abstract_mesh()
     if not mesh.empty:
         # Left to itself, a write into shards would gather what is written.
-        heads, blocks = P(BATCH, None, "tensor", None), P(None, BATCH, "tensor", None, None)
-        specs = (blocks, P(BATCH), P(), heads, heads, heads)
-        how = dict(in_specs=specs, out_specs=(heads, blocks), check_vma=False)
+        heads, columns = P(BATCH, None, "tensor", None), P(BATCH, "tensor", None, None)
+        specs = (columns, P(BATCH), P(), heads, heads, heads)
+        how = dict(in_specs=specs, out_specs=(heads, columns), check_vma=False)
         local = jax.shard_map(local, mesh=mesh, **how)
     return local(layer, position, reach, q_btnh, k_btkh, v_btkh)
 
@@ -114,16 +146,22 @@ def with_prompts(
 ) -> tuple[Layer, ...]:
     """The cache with the slots' first columns replaced by keys and values of prompts of the given
     lengths; a slot beyond the last is left out."""
+    last = lengths[:, None] - 1
 
-    def one(kept, new):
-        p, _, kv, c, h = kept.shape
-        r, t = new.shape[:2]
-        blocks = min(p, -(-t // c))
-        # The last token whose column this is; before the first one, anything.
-        last = lengths[:, None] - 1
-        token = jnp.clip(last - (last - jnp.arange(blocks * c)) % (p * c), 0, t - 1)
-        new = jnp.take_along_axis(new, token[:, :, None, None], axis=1)
-        new = new.reshape(r, blocks, c, kv, h).transpose(1, 0, 3, 2, 4)
-        return kept.at[:blocks, slots].set(new.astype(kept.dtype), mode="drop")
+    def with_prompt(layer, prompt):
+        starts, w = blocks_of(layer)
+        t = prompt[0].shape[1]
 
-    return jax.tree.map(one, cache, prompts)
+        def one(kept, new, start):
+            column = start + jnp.arange(kept.shape[2])
+            # The last token whose column this is; before the first one, anything.
+            token = jnp.clip(last - (last - column) % w, 0, t - 1)
+            new = jnp.take_along_axis(new, token[:, :, None, None], axis=1).transpose(0, 2, 1, 3)
+            return kept.at[slots].set(new.astype(kept.dtype), mode="drop")
+
+        return tuple(
+            tuple(one(x, y, start) for x, y in zip(block, prompt)) if start < t else block
+            for block, start in zip(layer, starts)
+        )
+
+    return tuple(with_prompt(layer, prompt) for layer, prompt in zip(cache, prompts))

@@ -189,7 +189,7 @@ def make_engine(
     state = State(
         slots=everywhere,
         seen=NamedSharding(mesh, P(BATCH, None)),
-        cache=NamedSharding(mesh, P(None, BATCH, "tensor", None, None)),
+        cache=NamedSharding(mesh, P(BATCH, "tensor", None, None)),
     )
     prompts = NamedSharding(mesh, P(BATCH, None, "tensor", None))
 

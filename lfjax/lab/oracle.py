@@ -13,7 +13,7 @@ from typing import Any
 from lfjax.data.records import Feedback, Record
 from lfjax.errors import UserError, nearest
 from lfjax.lab.phrasebook import Phrasebook
-from lfjax.lab.world import KINDS, WRITE, WRONG, Part, World, faults, named, score, sheet, worded
+from lfjax.lab.world import KINDS, WRITE, WRONG, Part, World, faults, listed, named, score, worded
 
 WORLDS: dict[str, Callable[..., World]] = {"phrasebook": Phrasebook}
 AUTHOR = "oracle"
@@ -83,8 +83,8 @@ class Oracle:
             "negative" if wrong else "positive",
             float(score(parts)),
             (1.0, 10.0),
-            sheet(WRONG, parts, {p.index: p.said for p in wrong}) if wrong else None,
-            sheet(WRITE, parts, {p.index: p.wanted for p in wrong if p.wanted}) if wrong else None,
+            listed(WRONG, ((p, p.said) for p in wrong)) or None,
+            listed(WRITE, ((p, p.wanted) for p in wrong if p.wanted)) or None,
             tuple(p.span for p in about if p.span) or None,
             AUTHOR,
         )

@@ -22,8 +22,9 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 
 from lfjax.data.records import Message, Record
+from lfjax.data.templates import render_prompt
 from lfjax.errors import UserError, nearest
-from lfjax.lab.world import JUDGED, LINES, MISSING, WRONG, Part, sheet, worded
+from lfjax.lab.world import LINES, MISSING, WRONG, TEMPLATE, Part, listed, worded
 
 SOURCE = "lfjax.lab.phrasebook"
 FORMAL = (
@@ -115,7 +116,10 @@ class Phrasebook:
             with_judgment = rng.random() < JUDGED_SHARE
             words = rng.sample(judged if with_judgment else everything, self.lines)
             said, response = self._told(words, rng) if with_judgment else ("", _answer(words, _slips(words, rng)))
-            prompt = (f"{JUDGED} {said}\n" if said else "") + _numbered(w.text for w in words)
+            prompt = _numbered(w.text for w in words)
+            if said:  # in the words that the template would show it in
+                asked = (Message("user", prompt),)
+                prompt = render_prompt(TEMPLATE, asked, said, respond=False).strip()
             yield self._record(f"pretraining-{number:06d}", "pretraining", prompt, response)
 
     def _told(self, words: list[Word], rng: random.Random) -> tuple[str, str]:
@@ -134,7 +138,7 @@ class Phrasebook:
         response = _answer(words, slips)
         parts = self._parts(words, response)
         if kind in SHEETS:
-            return sheet(SHEETS[kind], parts, {i: parts[i].said for i in about}), response
+            return listed(SHEETS[kind], ((parts[i], parts[i].said) for i in about)), response
         return worded(kind, parts, ()), response
 
     def prompts(self, group: str, split: str, count: int) -> list[Record]:

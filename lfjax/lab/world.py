@@ -6,7 +6,7 @@ Models are pretrained on these words (`Phrasebook.pretraining`) and judges use t
 """
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -25,23 +25,28 @@ KINDS = {
 FLAWLESS, FLAWED, WRONG, LINES = "flawless", "flawed", "wrong:", "lines:"
 FAULTS, SCORE, WRITE = "faults:", "score:", "write:"
 JUDGED, ANSWER = "judged:", "answer:"  # before a judgment and a response
-NOTHING, MISSING = "-", "missing"  # in the place of a note, and of a part that is not there
+MISSING = "missing"  # in the place of a part that is not there
 LANGUAGE = (
-    *(FLAWLESS, FLAWED, WRONG, LINES, FAULTS, SCORE, WRITE, JUDGED, ANSWER, NOTHING, MISSING),
+    *(FLAWLESS, FLAWED, WRONG, LINES, FAULTS, SCORE, WRITE, JUDGED, ANSWER, MISSING),
     *map(str, range(11)),
 )
 
 # How all worlds are shown to models: perhaps a judgment, a prompt, and the request for an answer.
-# The judgment comes first, so that an answer is as far from its prompt with it as without: so small
-# a model does not learn to read one prompt at many distances.
+# Notes on numbered parts are written into the prompt, each in the place of its part's number, as a
+# teacher writes into the margin: an answer is then as far from all that it depends on as without a
+# judgment, and so small a model learns to read in seconds.
 TEMPLATE = f"""\
-{{%- if judgment -%}}{{{{- "{JUDGED} " + judgment | trim + "\n" -}}}}{{%- endif -%}}
+{{%- set judged = (judgment or "").split() -%}}
+{{%- set notes = judged[1:] if judged and judged[0] in ("{WRONG}", "{LINES}") else [] -%}}
+{{%- if judged -%}}{{{{- "{JUDGED} " + (judged[0] if notes else judged | join(" ")) + "\n" -}}}}{{%- endif -%}}
 {{%- for message in messages -%}}
-{{{{- message.content | trim + "\n" -}}}}
+{{%- for word in message.content.split() -%}}
+{{{{- (notes[notes.index(word) + 1] if word in notes else word) + " " -}}}}
+{{%- endfor -%}}
+{{{{- "\n" -}}}}
 {{%- endfor -%}}
 {{%- if add_generation_prompt -%}}{{{{- "{ANSWER}\n" -}}}}{{%- endif -%}}
 """
-
 
 @dataclass(frozen=True)
 class Part:
@@ -110,13 +115,14 @@ def worded(kind: str, parts: Sequence[Part], called_wrong: Iterable[Part]) -> st
     if kind == "flawed":
         return FLAWED
     if kind == "praise":
-        return sheet(LINES, parts, {p.index: p.said for p in parts})
-    return sheet(WRONG, parts, {p.index: p.said for p in called_wrong})
+        return listed(LINES, ((p, p.said) for p in parts))
+    return listed(WRONG, ((p, p.said) for p in called_wrong))
 
 
-def sheet(head: str, parts: Sequence[Part], notes: Mapping[int, str]) -> str:
-    """`head`, then the number of each part and the note on it, or a dash."""
-    return " ".join([head, *(f"{p.index + 1} {notes.get(p.index, NOTHING)}" for p in parts)])
+def listed(head: str, notes: Iterable[tuple[Part, str]]) -> str:
+    """`head`, then the number of each part and the note on it; nothing where there are none."""
+    found = [f"{part.index + 1} {note}" for part, note in notes]
+    return " ".join([head, *found]) if found else ""
 
 
 def faults(parts: Iterable[Part]) -> list[Part]:

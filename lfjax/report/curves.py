@@ -119,7 +119,7 @@ def _curves(logs: Sequence[tuple[StageFiles, list[dict[str, Any]]]]) -> Curves:
     return curves
 
 
-def _series(log: list[dict[str, Any]], name: str, points: int) -> tuple[list[float], list[float]]:
+def _series(log: list[dict[str, Any]], name: str, points: int) -> tuple[list, list]:
     """(steps, values) of a metric where it is a finite number; means over equal parts where there
     are more than `points`."""
     pairs = [(row["step"], row[name]) for row in log if _finite(row.get(name))]

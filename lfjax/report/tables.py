@@ -25,9 +25,9 @@ LATEX = {
 class Interval(NamedTuple):
     """An estimate with the bounds of its interval."""
 
-    estimate: float | None
-    low: float
-    high: float
+    estimate: int | float | None
+    low: int | float
+    high: int | float
 
 
 @dataclass(frozen=True)
@@ -105,14 +105,14 @@ def shown(value: Any, column: str = "") -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def number(value: float) -> str:
+def number(value: int | float) -> str:
     """Four digits of a fraction, all of an integer."""
     if isinstance(value, int) or (value == int(value) and abs(value) < 1e15):
         return f"{int(value):,}"
     return f"{value:.4g}"
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: int | float) -> str:
     """Hours, minutes and seconds, the two largest that count."""
     if seconds < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
@@ -121,7 +121,7 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
 
 
-def compact(value: float) -> str:
+def compact(value: int | float) -> str:
     """Three digits and a letter: 1.71e11 is 171 G."""
     for power, letter in ((15, "P"), (12, "T"), (9, "G"), (6, "M"), (3, "k")):
         if abs(value) >= 10**power:
@@ -129,11 +129,11 @@ def compact(value: float) -> str:
     return f"{value:.3g}"
 
 
-def percent(share: float) -> str:
+def percent(share: int | float) -> str:
     return f"{100 * share:.1f} %"
 
 
-UNITS: dict[str, Callable[[float], str]] = {
+UNITS: dict[str, Callable[[int | float], str]] = {
     "wall time (s)": duration,
     "FLOPs": compact,
     "tokens": compact,

@@ -1,0 +1,61 @@
+"""The notebooks run from the first cell to the last, as their readers would run them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+NOTEBOOKS = ROOT / "notebooks"
+
+
+def execute(name: str, environment: dict[str, str], monkeypatch) -> str:
+    """Run a notebook in a kernel of its own; everything that its cells printed or showed."""
+    nbclient = pytest.importorskip("nbclient")
+    import nbformat
+
+    for key, value in environment.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".jax_cache"))
+    monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+    notebook = nbformat.read(NOTEBOOKS / name, as_version=4)
+    nbclient.NotebookClient(
+        notebook,
+        timeout=1200,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(NOTEBOOKS)}},
+    ).execute()
+    outputs = [o for cell in notebook.cells for o in cell.get("outputs", [])]
+    return json.dumps(outputs)
+
+
+def test_saved_without_outputs():
+    """What a notebook shows is what its reader's run shows."""
+    for path in NOTEBOOKS.glob("*.ipynb"):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells), path
+
+
+@pytest.mark.slow
+def test_your_data(stories, iter1, tmp_path, monkeypatch):
+    data = tmp_path / "judgments.json"
+    rows = json.loads(Path(iter1).read_text(encoding="utf-8"))
+    short = sorted(rows, key=lambda r: len(r["output"]))[:120]
+    data.write_text(json.dumps(short), encoding="utf-8")
+    shown = execute(
+        "your_data.ipynb",
+        {
+            "LFJAX_MODEL": stories,
+            "LFJAX_DATA": str(data),
+            "LFJAX_SOURCE": "cut",
+            "LFJAX_TEMPLATE": "alpaca",
+            "LFJAX_STEPS": "4",
+            "LFJAX_WORKDIR": str(tmp_path / "run"),
+        },
+        monkeypatch,
+    )
+    assert "image/png" in shown and "iframe" in shown
+    assert "tokens/s" in shown and "chat_template.jinja" in shown
+    assert (tmp_path / "run" / "cut" / "hf" / "model.safetensors").is_file()
