@@ -7,7 +7,6 @@ Any value of the config can be set as for lfjax.main. --stage NAME looks at one 
 shows so many rows of its first batch, and --workdir DIR finds what earlier stages wrote.
 """
 
-import json
 import os
 import re
 import sys

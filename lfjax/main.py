@@ -35,9 +35,14 @@ def main(argv) -> None:
             "both --config FILE and --workdir DIR are needed. Example: "
             + __doc__.split("\n")[2].strip()
         )
+    import jax
+
+    from lfjax.report.page import write_report
     from lfjax.stages.run import run_recipe
 
     run_recipe(CONFIG.value, WORKDIR.value, tuple(RERUN.value))
+    if jax.process_index() == 0:
+        print(f"report: {write_report(WORKDIR.value)}", flush=True)
 
 
 def start(argv) -> None:

@@ -271,7 +271,6 @@ def evaluate(
             "rule": "",  # package.module:function, where the mode is `rule`
             "rule_options": ConfigDict(),  # of that function
             "question": "",  # path of a .jinja file instead of the judge's own template
-            "keep_feedback": False,  # add to what was said of a response before, not replace it
             **_answering(temperature=0.0, max_new_tokens=1024),
         }
     )

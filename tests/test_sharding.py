@@ -5,7 +5,6 @@ import re
 
 import jax
 import numpy as np
-import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
@@ -82,8 +81,7 @@ MODELS = {"untied": small(), "tied": small(tied=True), "biased": small(qkv_bias=
 def state(request):
     """A model's abstract state on data 2 × fsdp 2 × tensor 2."""
     tx = make_optimizer(
-        ConfigDict(dict(b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.1, clip_norm=1.0)),
-        optax.linear_schedule(1.0, 0.0, 10),
+        ConfigDict(dict(b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.1, clip_norm=1.0))
     )
     config = MODELS[request.param]
     return config, tx, abstract_state(abstract_params(config), tx, make_mesh(SHAPE))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from scipy.special import expit
 
 from lfjax.evaluation.bootstrap import quantiles
@@ -22,13 +22,14 @@ RESAMPLES = 500
 
 
 class Game(NamedTuple):
-    """`score` is 1 where `one` wins, 0 where `other` does, 0.5 for a tie. Games on one prompt are
-    resampled together."""
+    """`score` is 1 where `one` wins, 0 where `other` does, 0.5 for a tie. Games on one prompt and
+    seed are resampled together."""
 
     prompt: str
     one: str
     other: str
     score: float
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Ratings:
       reference: the system whose strength is 0.
       strength: log-odds of winning against the reference; ∞ or -∞ where the games have no finite
         answer, NaN where no chain of games leads to the reference.
-      interval: 95 %, over prompts; an end is infinite where the games leave it open.
+      interval: 95 %, over seeds, then prompts; an end is infinite where the games leave it open.
       notes: what of this needs to be said in words.
     """
 
@@ -71,17 +72,17 @@ def bradley_terry(
     if not games:
         return Ratings("", {}, {}, ["no game was judged: there are no strengths."])
     place = {name: i for i, name in enumerate(names)}
-    prompts = sorted({g.prompt for g in games})
+    prompts = sorted({(g.seed, g.prompt) for g in games})
     row = {prompt: i for i, prompt in enumerate(prompts)}
     wins = np.zeros((len(prompts), len(names), len(names)))
     for g in games:
-        wins[row[g.prompt], place[g.one], place[g.other]] += g.score
-        wins[row[g.prompt], place[g.other], place[g.one]] += 1 - g.score
+        i, one, other = row[g.seed, g.prompt], place[g.one], place[g.other]
+        wins[i, one, other] += g.score
+        wins[i, other, one] += 1 - g.score
     total = wins.sum(axis=0)
     zero = _reference(total, place.get(reference, 0))
     fitted = strengths(total, zero)
-    rng = np.random.default_rng(seed)
-    counts = rng.multinomial(len(prompts), np.full(len(prompts), 1 / len(prompts)), resamples)
+    counts = _counts(np.array([s for s, _ in prompts]), seed, resamples)
     drawn = np.stack([strengths(np.tensordot(c, wins, axes=1), zero) for c in counts])
     intervals = {}
     for i, name in enumerate(names):
@@ -90,6 +91,19 @@ def bradley_terry(
         intervals[name] = (np.nan, np.nan) if undefined else quantiles(known)
     notes = _notes(names, fitted, names[zero])
     return Ratings(names[zero], dict(zip(names, map(float, fitted))), intervals, notes)
+
+
+def _counts(of_seed: Int[np.ndarray, "p"], seed: int, resamples: int) -> Int[np.ndarray, "r p"]:
+    """How often each resample holds each prompt: seeds are drawn first, then as many prompts of
+    each drawn one as it has."""
+    rng = np.random.default_rng(seed)
+    seeds = np.unique(of_seed)
+    drawn = rng.multinomial(len(seeds), np.full(len(seeds), 1 / len(seeds)), resamples)
+    counts = np.zeros((resamples, len(of_seed)), int)
+    for k, s in enumerate(seeds):
+        n = int((of_seed == s).sum())
+        counts[:, of_seed == s] = rng.multinomial(n * drawn[:, k], np.full(n, 1 / n))
+    return counts
 
 
 def strengths(wins: Float[np.ndarray, "n n"], reference: int = 0) -> Float[np.ndarray, "n"]:

@@ -121,7 +121,7 @@ def _lengths(answers: list[Record | None]) -> Float[np.ndarray, "p"]:
 
 def _games(trials: Sequence[Trial]) -> list[Game]:
     return [
-        Game(f"{k}/{prompt.id}", *pair, (v.value + 1) / 2)
+        Game(prompt.id, *pair, (v.value + 1) / 2, k)
         for k, t in enumerate(trials)
         for pair, verdicts in t.verdicts.items()
         for prompt, v in zip(t.sides.prompts, verdicts)
@@ -177,7 +177,8 @@ def as_lines(results: dict[str, Any], column: str) -> list[str]:
         lines.append(
             f"{c['system']} against {c['against']}: {c['wins']} wins, {c['ties']} ties, "
             f"{c['losses']} losses, {c['missing']} missing; "
-            f"win - lose {_with_interval(c['delta'], c['interval'])}, "
+            f"win - lose {_with_interval(c['delta'], c['interval'])} "
+            f"(standard error over prompts at most {_short(c['error_bound'], 3)}), "
             f"length-controlled wins {_short(c['lc_noreg'], 1)} %"
         )
         lines += [f"  {note}" for note in c["notes"]]

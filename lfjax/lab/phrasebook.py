@@ -24,7 +24,7 @@ from functools import cached_property
 from lfjax.data.records import Message, Record
 from lfjax.data.templates import render_prompt
 from lfjax.errors import UserError, nearest
-from lfjax.lab.world import LINES, MISSING, WRONG, TEMPLATE, Part, listed, worded
+from lfjax.lab.world import LINES, MISSING, TEMPLATE, WRONG, Part, listed, worded
 
 SOURCE = "lfjax.lab.phrasebook"
 FORMAL = (

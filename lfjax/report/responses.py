@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lfjax.data.records import Feedback, Message, Record
+from lfjax.errors import UserError
 from lfjax.report.tables import Table
 from lfjax.report.workdir import StageFiles, Workdir, read_jsonl, read_records
 
@@ -33,7 +34,7 @@ class Entry:
     verdicts: tuple[str, ...] = ()
     scores: tuple[tuple[str, float], ...] = ()
     notes: tuple[str, ...] = ()
-    cut: bool = False  # ended by the limit of tokens
+    cut: bool | None = None  # ended by the limit of tokens; None where that is not known
 
 
 def tone(verdict: str) -> str:
@@ -99,7 +100,7 @@ def evaluation_board(workdir: Workdir, stage: StageFiles) -> Board:
     for number, row in read_jsonl(path, workdir.notices):
         try:
             board.prompts.append(_evaluated(row, known))
-        except (KeyError, TypeError, AttributeError):
+        except (KeyError, TypeError, AttributeError, UserError):
             bad.append(number)
     if bad:
         workdir.notices.append(f"{path}: {len(bad)} rows cannot be read, first line {bad[0]}.")
@@ -111,29 +112,36 @@ def _records(workdir: Workdir, stage: str) -> Path:
 
 
 def _evaluated(row: dict, known: dict[str, dict[str, Record]]) -> Prompt:
-    """A row of `per_prompt.jsonl`. Raises: KeyError, TypeError or AttributeError if it is none."""
+    """A row of `per_prompt.jsonl`. Raises: KeyError, TypeError, AttributeError or UserError if it
+    is none."""
+    asked = Record.from_json({"id": row["id"], "source": "report", "prompt": row["prompt"]})
     entries = []
     for system, answer in row["answers"].items():
         scores = {k: v for k, v in answer.items() if k != "response"}
         said = [v for v in row.get("verdicts", ()) if v["system"] == system and v["verdict"]]
+        verdicts = [f"{v['verdict']} against {v['against']}" for v in said]
+        verdicts += [SCALE[k][0 if scores.pop(k) == 1 else 1] for k in SCALE if k in scores]
         own = known.get(f"systems/{system}") or known.get(f"systems/{system}/{row['seed']}") or {}
-        record = own.get(row["id"])
+        record = own.get(asked.id)
+        if record is None or record.response != answer["response"]:  # a refinement, say
+            record = Record(asked.id, asked.source, asked.prompt, "" + answer["response"])
         entries.append(
             Entry(
                 system,
-                answer["response"],
-                (
-                    *(f"{v['verdict']} against {v['against']}" for v in said),
-                    *(SCALE[k][0 if scores.pop(k) == 1 else 1] for k in SCALE if k in scores),
-                ),
+                record.response,
+                tuple(verdicts),
                 tuple(scores.items()),
-                tuple(map(note, record.feedback)) if record else (),
-                bool(record) and record.meta.get("finish") == "length",
+                tuple(map(note, record.feedback)),
+                cut_off(record),
             )
         )
-    messages = [Message(m["role"], m["content"]) for m in row["prompt"]]
-    name = row["id"] if not row["seed"] else f"{row['id']}, seed {row['seed']}"
-    return Prompt(name, prompt_text(messages), tuple(entries))
+    name = f"{asked.id}, seed {row['seed']}" if row["seed"] else asked.id
+    return Prompt(name, prompt_text(asked.prompt), tuple(entries))
+
+
+def cut_off(record: Record) -> bool | None:
+    """Whether the response was ended by the limit of tokens; None where that is not known."""
+    return record.meta["finish"] == "length" if "finish" in record.meta else None
 
 
 def stage_boards(workdir: Workdir) -> list[Board]:
@@ -168,7 +176,8 @@ def _last_of_chains(workdir: Workdir) -> list[StageFiles]:
     again with more in them, or evaluated."""
     stages = [s for s in workdir.of_kind("generate", "judge") if s.state == "finished"]
     again = {s.reads.get("data") for s in stages if _adds(s)}
-    again |= {name for s in workdir.of_kind("evaluate") for name in s.reads.values()}
+    for stage in workdir.of_kind("evaluate"):
+        again |= {name for role, name in stage.reads.items() if role.startswith("systems/")}
     return [s for s in stages if s.name not in again]
 
 
@@ -201,7 +210,7 @@ def entries_of(record: Record, name: str, stage: str) -> list[Entry]:
                     (f.author or "score", f.score) for f in record.feedback if f.score is not None
                 ),
                 tuple(note(f) for f in record.feedback),
-                record.meta.get("finish") == "length",
+                cut_off(record),
             )
         )
     if record.refinement is not None:
@@ -245,7 +254,8 @@ def length_table(name: str, board: Board) -> Table:
         )
         characters = statistics.fmean(len(e.text) for e in entries)
         middle = (statistics.fmean(words), tenth, statistics.median(words), last)
-        ended = sum(e.cut for e in entries) / len(entries)
-        rows.append((system, len(words), *middle, characters, ended))
+        ended = [e.cut for e in entries if e.cut is not None]
+        share = statistics.fmean(ended) if ended else None
+        rows.append((system, len(words), *middle, characters, share))
     columns = ("system", "responses", "mean words", "10 %", "median", "90 %", "mean characters")
     return Table(name, board.name, (*columns, "share cut at the limit"), tuple(rows))

@@ -63,6 +63,8 @@ def inputs(config) -> dict[str, str]:
         raise UserError("on_missing=empty: only the lab's truth scores an answer of no words.")
     if config.mode == "feedback" and config.field != "response":
         raise UserError("mode=feedback reads what was said of responses; set field=response.")
+    if config.resamples < 1:
+        raise UserError(f"evaluate: resamples={config.resamples}; expected at least 1.")
     out = {role: path for seeds in system_roles(config).values() for role, path in seeds.items()}
     if config.mode == "judge":
         out |= asker_inputs(config)
@@ -240,24 +242,24 @@ def _judged(stage: Stage, sides: list[Sides]) -> tuple[list[Trial], dict[str, An
         raise UserError("mode=judge compares systems; give at least two.")
     how = get_judge("preference", c.question)
     pairs = pairs_of(list(sides[0].answers), c.baseline)
+    trials = [Trial(s) for s in sides]
     shown = [
-        (s, pair, i, two_candidates(s, pair, i))
-        for s in sides
+        (t, pair, two_candidates(t.sides, pair, i))
+        for t in trials
         for pair in pairs
-        for i in range(len(s.prompts))
+        for i in range(len(t.sides.prompts))
     ]
     asked = [questions_of(record, how) for *_, record in shown if isinstance(record, Record)]
     asker = open_asker(stage, c.data.template)
     stage.begin()
     got = collected(stage, [q for each in asked for q in each], asker)
-    answers, trials = iter(got.answers), {id(s): Trial(s) for s in sides}
-    for s, pair, _, record in shown:
-        verdict = record
-        if isinstance(record, Record):
-            judged, reason = apply(record, how, [next(answers) for _ in range(2)], asker.name)
-            verdict = _verdict(judged, reason)
-        trials[id(s)].verdicts.setdefault(pair, []).append(verdict)
-    return list(trials.values()), {"judge": asker.name}, cost_of(got)
+    answers = iter(got.answers)
+    for trial, pair, verdict in shown:
+        if isinstance(verdict, Record):
+            given = [next(answers) for _ in range(2)]
+            verdict = _verdict(*apply(verdict, how, given, asker.name))
+        trial.verdicts.setdefault(pair, []).append(verdict)
+    return trials, {"judge": asker.name}, cost_of(got)
 
 
 def pairs_of(names: list[str], baseline: str) -> list[Pair]:

@@ -3,6 +3,7 @@ named."""
 
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +57,10 @@ def run_recipe(config, workdir: str, rerun: tuple[str, ...] = ()) -> None:
             continue
         text = json.dumps(config.to_dict(), indent=2, default=str)
         write_atomic(folder / "config.json", text + "\n")
+        begun = time.monotonic()
         with jax.set_mesh(mesh):
             result = STAGES[stage.config.kind][0](stage)
-        _finish(stage, result)
+        _finish(stage, result, time.monotonic() - begun)
 
 
 def _prepare(config, folder: Path, name: str, mesh) -> Stage:
@@ -136,8 +138,9 @@ def _set_aside(folder: Path, name: str) -> None:
     print(f"  set aside: {folder / f'{name}.old{number}'}", flush=True)
 
 
-def _finish(stage: Stage, result: Result) -> None:
-    """Write done.json, last and atomically."""
+def _finish(stage: Stage, result: Result, seconds: float) -> None:
+    """Write done.json, last and atomically. `seconds` are of the last start, where the stage does
+    not know those of all its starts."""
     done = {
         "fingerprint": stage.fingerprint,
         "inputs": {
@@ -149,7 +152,7 @@ def _finish(stage: Stage, result: Result) -> None:
             for name, path in result.outputs.items()
         },
         "headline": result.headline,
-        "cost": result.cost,
+        "cost": {"seconds": round(seconds, 1), **result.cost},
         "provenance": provenance(),
     }
     write_atomic(stage.folder / "done.json", json.dumps(done, indent=2) + "\n")

@@ -85,7 +85,8 @@ def train(stage: Stage) -> Result:
         decay=o.decay,
         final_fraction=o.final_fraction,
     )
-    tx = make_optimizer(o, schedule)
+    rates = np.asarray(jax.vmap(schedule)(np.arange(batches.plan.steps)), np.float32)
+    tx = make_optimizer(o)
     abstract = abstract_state(model.abstract, tx, mesh)
     state_shardings, frozen_shardings = jax.tree.map(lambda x: x.sharding, (abstract, frozen))
     checkpoints = Checkpoints(stage.folder / "checkpoints", keep=c.keep, best=c.best)
@@ -109,7 +110,8 @@ def train(stage: Stage) -> Result:
     eval_step = jit_eval_step(
         loss_fn, state_shardings.params, rows_sharding, mesh, frozen_shardings
     )
-    key = jax.device_put(jax.random.key(stage.seed), NamedSharding(mesh, P()))
+    everywhere = NamedSharding(mesh, P())
+    key = jax.device_put(jax.random.key(stage.seed), everywhere)
     blame = make_blame(
         stage,
         options,
@@ -137,14 +139,15 @@ def train(stage: Stage) -> Result:
     }
     stage.begin()
     log = MetricLog(stage.folder, resume_step=done)
-    reporter = Reporter(stage, batches, schedule, checkpoints, log, start)
+    reporter = Reporter(stage, batches, rates, checkpoints, log, start)
     last = batches.plan.steps
     pending = None
     with StopSignal() as stop, progress(stage.name, done=done, total=last) as bar:
         for step in range(done + 1, last + 1):
             rows = put(batches.rows(step - 1), mesh, P(BATCH))
+            rate = jax.device_put(rates[step - 1], everywhere)
             with jax.transfer_guard("disallow"):  # a hidden copy in here would stall every step
-                state, metrics = train_step(state, rows, frozen, key)
+                state, metrics = train_step(state, rows, rate, frozen, key)
             if pending:  # one step late, so that the host never waits for the step just started
                 reporter(bar, *pending)
             pending = (step, metrics)
@@ -247,12 +250,12 @@ class Reporter:
         self,
         stage: Stage,
         batches: Batches,
-        schedule,
+        rates: np.ndarray,
         checkpoints: Checkpoints,
         log: MetricLog,
         start: float,
     ):
-        self.stage, self.batches, self.schedule = stage, batches, schedule
+        self.stage, self.batches, self.rates = stage, batches, rates
         self.checkpoints, self.log, self.start = checkpoints, log, start
         self.examples = np.cumsum(np.diff(batches.plan.first))
         self.tokens = np.cumsum(
@@ -269,7 +272,7 @@ class Reporter:
         now, tokens = time.monotonic(), int(self.tokens[step - 1])
         values |= scores or {}
         values |= {
-            "learning_rate": float(self.schedule(step - 1)),
+            "learning_rate": float(self.rates[step - 1]),
             "examples": int(self.examples[step - 1]),
             "tokens": tokens,
             "seconds": round(now - self.start, 3),

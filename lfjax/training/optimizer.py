@@ -84,8 +84,10 @@ def make_schedule(
     )
 
 
-def make_optimizer(config, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Clip by global norm, then AdamW. Norm scales and biases are not decayed."""
+def make_optimizer(config) -> optax.GradientTransformation:
+    """Clip by global norm, then AdamW's direction, which the train step multiplies by the learning
+    rate: a rate that is an argument makes one compiled step serve every schedule. Norm scales and
+    biases are not decayed."""
 
     def decayed(params):
         return jax.tree_util.tree_map_with_path(
@@ -98,5 +100,4 @@ def make_optimizer(config, schedule: optax.Schedule) -> optax.GradientTransforma
         optax.add_decayed_weights(config.weight_decay, decayed)
         if config.weight_decay
         else optax.identity(),
-        optax.scale_by_learning_rate(schedule),
     )

@@ -13,7 +13,7 @@ import optax
 from flax import struct
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from lfjax.losses import Total
 from lfjax.sharding import BATCH, constrain, tree_shardings
@@ -96,15 +96,16 @@ def sum_and_grad(loss_fn: LossFn, micro_batches: int = 1):
 
 
 def make_train_step(loss_fn: LossFn, tx: optax.GradientTransformation, micro_batches: int = 1):
-    """(state, batch, frozen, key) -> (state, metrics): one update, or none where loss or gradient
-    is not finite. Dropout depends on the key and the state's step alone.
+    """(state, batch, rate, frozen, key) -> (state, metrics): one update against the direction of
+    `tx`, or none where loss or gradient is not finite. Dropout depends on the key and the state's
+    step alone.
 
     Metrics are Totals; `loss`, `grad_norm` and `finite` are always among them.
     """
     grad_fn = sum_and_grad(loss_fn, micro_batches)
 
     def train_step(
-        state: TrainState, batch, frozen=None, key=None
+        state: TrainState, batch, rate: Float[Array, ""], frozen=None, key=None
     ) -> tuple[TrainState, dict[str, Total]]:
         own = None if key is None else jax.random.fold_in(key, state.step)
         (loss, metrics), grads = grad_fn(state.params, batch, frozen, own)
@@ -112,7 +113,8 @@ def make_train_step(loss_fn: LossFn, tx: optax.GradientTransformation, micro_bat
         grads = jax.tree.map(lambda g: g / weight, grads)
         norm = optax.global_norm(grads)
         finite = jnp.isfinite(loss.sum) & jnp.isfinite(norm)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        direction, opt_state = tx.update(grads, state.opt_state, state.params)
+        updates = jax.tree.map(lambda d: -rate * d, direction)
         new = TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state)
         state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
         one = jnp.ones(())
@@ -132,7 +134,7 @@ def jit_train_step(train_step, state_shardings, batch_shardings, mesh: Mesh, fro
     whole = NamedSharding(mesh, P())
     return jax.jit(
         train_step,
-        in_shardings=(state_shardings, batch_shardings, frozen, whole),
+        in_shardings=(state_shardings, batch_shardings, whole, frozen, whole),
         out_shardings=(state_shardings, whole),
         donate_argnums=0,
     )

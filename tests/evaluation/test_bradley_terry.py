@@ -109,5 +109,16 @@ def test_groups_that_never_met():
     assert "c and a cannot be compared: no games connect them." in found.notes
 
 
+def test_seeds_are_resampled_before_prompts():
+    """Seeds that disagree: each resample is an even draw of them, and prompts add nothing."""
+    games = [Game(str(i), "a", "b", float(s < 5), s) for s in range(10) for i in range(20)]
+    found = bradley_terry(games, reference="b", resamples=2000)
+    assert found.strength["a"] == pytest.approx(0)
+    expected = np.log(8 / 2)  # of ten draws, 2 to 8 in the middle 95 % (binomial)
+    assert found.interval["a"] == pytest.approx((-expected, expected))
+    pooled = bradley_terry([g._replace(prompt=f"{g.seed} {g.prompt}", seed=0) for g in games])
+    assert pooled.interval["b"][1] - pooled.interval["b"][0] < expected
+
+
 def test_no_games():
     assert "no game was judged" in bradley_terry([]).notes[0]

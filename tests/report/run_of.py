@@ -14,6 +14,7 @@ FACTS = {"commit": "abc", "versions": {"jax": "0.10.2"}, "devices": {"cpu": 1}, 
 
 def said(text, model, i, good=False, **more):
     """A judged response to the i-th prompt."""
+    more.setdefault("meta", {"finish": "stop"})
     feedback = Feedback(
         "Perfect." if good else f"Wrong: {HOSTILE}", "positive" if good else "negative"
     )

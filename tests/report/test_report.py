@@ -279,8 +279,32 @@ def test_board_of_an_evaluation(workdir):
     assert three.text == HOSTILE and three.verdicts == ("win against one", "flawed")
     assert three.scores == (("words", float(len(HOSTILE))),)
     assert two.notes == (f"Wrong: {HOSTILE}",) and one.notes == ()
+    assert two.cut is False and one.cut is None
     assert responses.tone("win against flawed") == "good" and responses.tone("tie against a") == ""
     assert board.prompts[0].differ
+
+
+def test_judgments_of_another_text_are_not_shown(workdir):
+    """What was evaluated may be the refinement of the response that was judged."""
+    path = workdir / "compared" / "per_prompt.jsonl"
+    path.write_text(path.read_text().replace("two 0", "two, refined"))
+    two = responses.boards(read_workdir(workdir))[0].prompts[0].entries[1]
+    assert two.text == "two, refined" and two.notes == () and two.cut is None
+
+
+@pytest.mark.parametrize("damage", ["response", "prompt", "answers", "id"])
+def test_rows_of_another_form(workdir, damage):
+    path = workdir / "compared" / "per_prompt.jsonl"
+    row = json.loads(path.read_text().splitlines()[0])
+    if damage == "response":
+        row["answers"]["one"]["response"] = 3
+    else:
+        row[damage] = 3
+    with open(path, "a") as stream:
+        stream.write(json.dumps(row) + "\n")
+    found = read_workdir(workdir)
+    assert len(responses.boards(found)[0].prompts) == 4
+    assert found.notices == [f"{path}: 1 rows cannot be read, first line 5."]
 
 
 def test_boards_of_stages(workdir):
@@ -318,8 +342,9 @@ def test_entries_of_a_record():
 
 def test_lengths():
     entries = [responses.Entry("a", "w " * n, cut=n == 5) for n in (1, 2, 3, 4, 5)]
+    entries[0] = responses.Entry("a", "w ", cut=None)
     entries.append(responses.Entry("b", "one"))
     board = responses.Board("n", [responses.Prompt("p", "", (e,)) for e in entries])
     a, b = responses.length_table("l", board).rows
-    assert a == ("a", 5, 3.0, 1.4, 3, 4.6, 6.0, 0.2)
-    assert b == ("b", 1, 1.0, 1, 1, 1, 3.0, 0.0)
+    assert a == ("a", 5, 3.0, 1.4, 3, 4.6, 6.0, 0.25)
+    assert b == ("b", 1, 1.0, 1, 1, 1, 3.0, None)

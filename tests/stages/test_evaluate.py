@@ -47,7 +47,8 @@ def run(tmp_path, mode, systems, *, path=None, source="records", url="", init=No
     c.data.template = "bare"
     if url:
         settings["endpoint"] = dict(url=url, model="judge", key_env="")
-    stage = evaluate(mode, systems=systems, data=c.data, init=init, resamples=200, **settings)
+    how = {"resamples": 200, **settings}
+    stage = evaluate(mode, systems=systems, data=c.data, init=init, **how)
     run_recipe(recipe(c, compared=stage), str(tmp_path / "run"))
     return tmp_path / "run" / "compared"
 
@@ -313,6 +314,7 @@ def test_different_prompts(tmp_path):
         ("rouge", dict(reference="gold"), "expected refinement, chosen, or meta.NAME"),
         ("rule", dict(rule="nowhere:f"), "cannot be imported"),
         ("judge", {}, "nobody to ask"),
+        ("truth", dict(resamples=0), "resamples=0"),
     ],
 )
 def test_settings_that_make_no_sense(tmp_path, two, mode, change, said):

@@ -37,6 +37,7 @@ from tests.training.hlo import collectives
 
 P = jax.sharding.PartitionSpec
 CONFIG = small()
+RATE = jnp.float32(0.1)
 ADAM = dict(b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.01, clip_norm=1.0)
 
 
@@ -159,7 +160,7 @@ def test_rows_that_do_not_split():
 
 def training(config, mesh, loss_fn, micro_batches=1):
     """The compiled-on-demand step and an abstract state, as the train stage makes them."""
-    tx = make_optimizer(ConfigDict(ADAM), optax.constant_schedule(1e-2))
+    tx = make_optimizer(ConfigDict(ADAM))
     abstract = abstract_state(abstract_params(config), tx, mesh)
     shardings = jax.tree.map(lambda s: s.sharding, abstract)
     rows = batch_shardings(vars(Rows.empty(1, 1)), mesh)
@@ -185,7 +186,9 @@ def test_compiles_once_a_shape():
         state = new_state(jax.tree.map(jax.device_put, params, shardings.params), tx, shardings)
         for n in range(plan.steps):
             rows = rows_of(plan, n, units, "example")
-            state, metrics = step(state, put(vars(rows), mesh, P(BATCH)), None, None)
+            state, metrics = step(
+                state, put(vars(rows), mesh, P(BATCH)), np.float32(1e-2), None, None
+            )
             assert metrics["finite"].mean == 1
             assert metrics["loss"].weight == len(plan.units_of(n))
     assert int(state.step) == plan.steps
@@ -207,7 +210,11 @@ def step_collectives(tied: bool, micro_batches: int):
     with jax.set_mesh(mesh):
         step, state, _ = training(config, mesh, cut_loss(config, chunk=16), micro_batches)
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), rows)
-        text = step.lower(state, shapes, None, None).compile().as_text()
+        text = (
+            step.lower(state, shapes, jax.ShapeDtypeStruct((), "float32"), None, None)
+            .compile()
+            .as_text()
+        )
     return collectives(text), WORDS // 2 * config.d_model * 4
 
 
@@ -296,7 +303,7 @@ def test_equals_adamw_of_torch(clip_norm, weight_decay):
     rate = optax.linear_schedule(0.0, 0.1, steps)
     how = dict(b2=0.95, eps=1e-4, clip_norm=clip_norm, weight_decay=weight_decay)
     config = ConfigDict(ADAM | how)
-    tx = make_optimizer(config, rate)
+    tx = make_optimizer(config)
     step, state = jax.jit(make_train_step(linear, tx)), init_state(params, tx)
     starts = [np.asarray(x) for x in jax.tree.leaves(params)]
     theirs = [torch.nn.Parameter(torch.tensor(x)) for x in starts]
@@ -305,7 +312,7 @@ def test_equals_adamw_of_torch(clip_norm, weight_decay):
     adamw = torch.optim.AdamW(groups, lr=0.1, betas=(0.9, 0.95), eps=1e-4)
     for n in range(steps):
         gradient = random_tree(rng, scale=10.0 ** rng.uniform(-3, 1))
-        state, metrics = step(state, gradient)
+        state, metrics = step(state, gradient, rate(n))
         for p, g in zip(theirs, jax.tree.leaves(gradient)):
             p.grad = torch.tensor(np.asarray(g))
         limit = clip_norm or float("inf")
@@ -326,9 +333,9 @@ def test_equals_adamw_of_torch(clip_norm, weight_decay):
 def test_norms_do_not_decay():
     """With gradients of 0, every kernel and table of a model shrinks and every norm stays."""
     params = lively_params(CONFIG)
-    tx = make_optimizer(ConfigDict(ADAM | dict(weight_decay=0.5)), optax.constant_schedule(0.1))
+    tx = make_optimizer(ConfigDict(ADAM | dict(weight_decay=0.5)))
     step = jax.jit(make_train_step(linear, tx))
-    state, _ = step(init_state(params, tx), jax.tree.map(jnp.zeros_like, params))
+    state, _ = step(init_state(params, tx), jax.tree.map(jnp.zeros_like, params), RATE)
     after = dict(jax.tree_util.tree_leaves_with_path(state.params))
     kept = 0
     for path, x in jax.tree_util.tree_leaves_with_path(params):
@@ -347,27 +354,28 @@ def test_what_is_not_finite_is_not_learned(bad, micro_batches):
         value = jnp.sqrt(params["layers/q"]["kernel"].sum() * batch.sum())
         return Total(value, jnp.float32(1.0)), {"value": Total(value, jnp.float32(1.0))}
 
-    tx = make_optimizer(ConfigDict(ADAM), optax.constant_schedule(0.1))
+    tx = make_optimizer(ConfigDict(ADAM))
     step = jax.jit(make_train_step(loss_fn, tx, micro_batches))
     params = jax.tree.map(jnp.abs, random_tree(np.random.default_rng(0)))
-    state, metrics = step(init_state(params, tx), jnp.ones((2, 1)))
+    state, metrics = step(init_state(params, tx), jnp.ones((2, 1)), RATE)
     assert metrics["finite"].mean == 1 and int(state.step) == 1
-    after, metrics = step(state, jnp.ones((2, 1)).at[1].set(bad if micro_batches == 2 else bad - 1))
+    batch = jnp.ones((2, 1)).at[1].set(bad if micro_batches == 2 else bad - 1)
+    after, metrics = step(state, batch, RATE)
     assert metrics["finite"].mean == 0
     assert np.isfinite(metrics["loss"].mean) == (bad == 0)
     for x, y in zip(jax.tree.leaves(after), jax.tree.leaves(state), strict=True):
         assert np.array_equal(x, y)
-    again, metrics = step(after, jnp.ones((2, 1)))
+    again, metrics = step(after, jnp.ones((2, 1)), RATE)
     assert metrics["finite"].mean == 1 and int(again.step) == 2
 
 
 def test_a_batch_that_counts_nothing():
     """Filler only: loss 0 and finite, no division by 0."""
     loss_fn = cut_loss(CONFIG)
-    tx = make_optimizer(ConfigDict(ADAM | dict(weight_decay=0.0)), optax.constant_schedule(0.1))
+    tx = make_optimizer(ConfigDict(ADAM | dict(weight_decay=0.0)))
     state = init_state(lively_params(CONFIG), tx)
     rows = jax.tree.map(jnp.asarray, vars(Rows.empty(1, 8)))
-    after, metrics = jax.jit(make_train_step(loss_fn, tx))(state, rows)
+    after, metrics = jax.jit(make_train_step(loss_fn, tx))(state, rows, RATE)
     assert metrics["loss"].mean == 0 and metrics["finite"].mean == 1
     assert metrics["grad_norm"].mean == 0
     for x, y in zip(jax.tree.leaves(after.params), jax.tree.leaves(state.params)):
