@@ -2,11 +2,13 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from lfjax.data.filters import Filtered, compared, satisfactory, shuffled
 from lfjax.data.load import load_records, told
 from lfjax.data.mixture import data_inputs
 from lfjax.data.records import Record, to_jsonl
+from lfjax.data.views import need_response
 from lfjax.errors import UserError, nearest
 from lfjax.judges import lesson
 from lfjax.stages.artifacts import Result, Stage
@@ -19,11 +21,24 @@ def lessons(records: Sequence[Record], seed: int) -> Filtered:
     return [lesson(r) for r in judged], Counter({"not judged": len(records) - len(judged)})
 
 
+def improved(records: Sequence[Record], seed: int) -> Filtered:
+    """Flawed responses of a world of the lab with the improved response that its oracle gives: the
+    faults that the judgment names are repaired, the others stay."""
+    from lfjax.lab.oracle import Oracle
+
+    oracle, out = Oracle("one"), []
+    for r in records:
+        better = None if r.satisfactory else oracle.improved(r, need_response(r))
+        out.append(replace(r, refinement=better))
+    return out, Counter()
+
+
 FILTERS: dict[str, Callable[[Sequence[Record], int], Filtered]] = {
     "shuffled": shuffled,
     "satisfactory": satisfactory,
     "compared": compared,
     "lessons": lessons,
+    "improved": improved,
 }
 
 

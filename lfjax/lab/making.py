@@ -1,0 +1,48 @@
+"""What recipes call by name: worlds written out as files, and the oracle as a rule."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from lfjax.data.records import Feedback, Record, to_jsonl
+from lfjax.data.views import need_response
+from lfjax.lab.model import write_model
+from lfjax.lab.oracle import Oracle
+from lfjax.lab.phrasebook import Phrasebook
+from lfjax.training.logs import write_atomic
+
+EVALUATED = ("seen", "unseen", "clean", "ignorance")  # groups of words, each with its prompts
+
+
+def phrasebook(
+    folder: Path, *, seed: int, pretraining: int, feedback: int, evaluated: int
+) -> dict[str, str]:
+    """A phrasebook's tokenizer and model configuration, its pretraining texts, the prompts on which
+    feedback is given, and prompts of every group of words to evaluate on.
+
+    Args:
+      pretraining, feedback: texts and prompts.
+      evaluated: prompts of each group, in `validation` and in `test`.
+    """
+    book = Phrasebook(seed)
+    write_model(folder / "model", book)
+    records = {
+        "pretraining": list(book.pretraining(pretraining)),
+        "feedback": book.prompts("feedback", "train", feedback),
+    }
+    for split in ("validation", "test"):
+        groups = (book.prompts(group, split, evaluated) for group in EVALUATED)
+        records[split] = [record for group in groups for record in group]
+    for name, found in records.items():
+        write_atomic(folder / f"{name}.jsonl", to_jsonl(found))
+    return {"model": "model", **{name: f"{name}.jsonl" for name in records}}
+
+
+def oracle(record: Record, **options: Any) -> Feedback:
+    """The rule judge of every world: `Oracle` with its options."""
+    return _oracle(tuple(sorted(options.items()))).feedback(record, need_response(record))
+
+
+@lru_cache(maxsize=8)
+def _oracle(options: tuple[tuple[str, Any], ...]) -> Oracle:
+    return Oracle(**dict(options))
