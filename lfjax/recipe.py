@@ -294,6 +294,24 @@ def make(function: str, **options: Any) -> ConfigDict:
     return ConfigDict({"kind": "make", "function": function, "options": options})
 
 
+def claims(path: str, *, evaluations: tuple[str, ...], gate: str = "") -> ConfigDict:
+    """A stage that judges claims by what evaluations found.
+
+    Args:
+      path: a JSON file, a list of `lfjax.evaluation.claims.Claim`.
+      evaluations: names of evaluate stages.
+      gate: name of a gate stage; where it fails, no claim is testable.
+    """
+    given = {"kind": "claims", "path": path, "evaluations": evaluations, "gate": gate}
+    return ConfigDict(given)
+
+
+def seeded(stage: ConfigDict, seed: int) -> ConfigDict:
+    """The stage with a seed of its own, as one of several repetitions."""
+    stage.seed = seed
+    return stage
+
+
 def of_stage(data: ConfigDict, stage: str, **changed: Any) -> ConfigDict:
     """A data block for what an earlier stage wrote. Template and error handling stay those of the
     recipe's block, also when they are set on the command line."""

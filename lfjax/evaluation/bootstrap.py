@@ -28,16 +28,24 @@ def interval(
       values: per seed, a number for each prompt; NaN where it is missing.
       seed: of the draws.
     """
+    drawn = draws(values, seed=seed, resamples=resamples)
+    return quantiles(drawn) if len(drawn) else (float("nan"), float("nan"))
+
+
+def draws(
+    values: Sequence[Float[np.ndarray, "_"]], *, seed: int = 0, resamples: int = RESAMPLES
+) -> Float[np.ndarray, "r"]:
+    """`mean_of` in every resample; none where nothing is there."""
     present = _present(values)
     if not present:
-        return float("nan"), float("nan")
+        return np.empty(0)
     rng = np.random.default_rng(seed)
     chosen = rng.integers(len(present), size=(resamples, len(present)))
     means = np.empty(chosen.shape)
     for s, x in enumerate(present):
         where = chosen == s
         means[where] = x[rng.integers(len(x), size=(where.sum(), len(x)))].mean(axis=1)
-    return quantiles(means.mean(axis=1))
+    return means.mean(axis=1)
 
 
 def quantiles(statistics: Float[np.ndarray, "r"]) -> tuple[float, float]:

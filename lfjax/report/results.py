@@ -65,8 +65,9 @@ def _comparison(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def claims_table(workdir: Workdir) -> Table | None:
-    """The claims of `claims.json`, a list of objects."""
-    path = workdir.folder / "claims.json"
+    """What claims stages found: objects in a list."""
+    stages = [s.folder for s in workdir.of_kind("claims")]
+    path = (stages[-1] if stages else workdir.folder) / "claims.json"
     claims = read_json(path, workdir.notices, kind=list)
     rows = [c for c in claims if isinstance(c, dict)]
     if len(rows) < len(claims):

@@ -11,7 +11,7 @@ import jax
 
 from lfjax.errors import UserError, nearest
 from lfjax.sharding import make_mesh
-from lfjax.stages import evaluate, generate, judge, make, train
+from lfjax.stages import claims, evaluate, generate, judge, make, train
 from lfjax.stages import filter as filtering
 from lfjax.stages.artifacts import Result, Stage, find_input, hash_path, output_of, provenance
 from lfjax.training.logs import write_atomic
@@ -22,6 +22,7 @@ STAGES = {
     "generate": (generate.generate, generate.inputs),
     "judge": (judge.judge, judge.inputs),
     "make": (make.make, make.inputs),
+    "claims": (claims.claims, claims.inputs),
     "filter": (filtering.filter_records, filtering.inputs),
     "evaluate": (evaluate.evaluate, evaluate.inputs),
 }
@@ -74,10 +75,11 @@ def _prepare(config, folder: Path, name: str, mesh) -> Stage:
         else:
             inputs[role] = find_input(name, role, source)
             hashes[role] = hash_path(inputs[role])
+    seed = own.get("seed", config.seed)  # a stage of its own seed is one of several repetitions
     settings = _without(own.to_dict(), OPERATIONAL)
-    identity = {"config": settings, "seed": config.seed, "inputs": hashes}
+    identity = {"config": settings, "seed": seed, "inputs": hashes}
     identity = json.loads(json.dumps(identity, default=str))  # as it will be read back
-    return Stage(name, folder / name, own, inputs, config.seed, mesh, identity)
+    return Stage(name, folder / name, own, inputs, seed, mesh, identity)
 
 
 def _under_way(stage: Stage) -> bool:
