@@ -15,7 +15,7 @@ from lfjax.errors import UserError, nearest
 from lfjax.recipe import base, evaluate, filter_, generate, judge, make, of_stage, recipe, train
 
 ORACLE = dict(rule="lfjax.lab.making:oracle")
-ROWS = dict(row_tokens=128, max_tokens=64, remat="none", save_steps=0, save_epochs=1.0)
+ROWS = dict(row_tokens=144, max_tokens=64, remat="none", save_steps=0, save_epochs=1.0)
 
 
 def get_config(arg="cut"):
@@ -24,7 +24,7 @@ def get_config(arg="cut"):
     return VARIANTS[arg]()
 
 
-def lab(*, pretraining=20000, feedback=1000, evaluated=60, epochs=1.0, aligned=None):
+def lab(*, pretraining=32000, feedback=1000, evaluated=60, epochs=1.0, aligned=None):
     """The recipe.
 
     Args:
@@ -70,7 +70,7 @@ def lab(*, pretraining=20000, feedback=1000, evaluated=60, epochs=1.0, aligned=N
         "placebo": ("cut", "misjudged"),
     }
     for name, (method, data) in arms.items():
-        settings = {**ROWS, "learning_rate": 1e-3, "batch_examples": 16, **(aligned or {})}
+        settings = {**ROWS, "learning_rate": 1e-3, "batch_examples": 32, "warmup_steps": 5, **(aligned or {})}
         stages[name] = train(method, data=of_stage(c.data, data), init="base", **settings)
     prompts = of_stage(c.data, "world/test")
     for how, temperature in (("greedy", 0.0), ("sampled", 1.0)):

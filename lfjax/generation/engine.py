@@ -160,7 +160,10 @@ def make_engine(
       slots: requests that are decoded at once; a multiple of the mesh's data × fsdp.
       max_tokens: of prompt and response together.
       dtype: of weights, cache and activations.
-      cache_buckets, prompt_buckets: lengths to compile for; powers of two unless given.
+      cache_buckets: lengths of caches; `max_tokens` alone unless given. Attention reads no more of
+        a cache than is in use: a smaller bucket saves memory, not time, and requests of different
+        buckets are served one bucket after the other.
+      prompt_buckets: lengths that prompts are padded to; powers of two unless given.
 
     Raises: UserError where mesh, slots and model do not go together.
     """
@@ -203,7 +206,7 @@ def make_engine(
         config,
         mesh,
         slots,
-        tuple(sorted(cache_buckets)) or powers_of_two(128, max_tokens),
+        tuple(sorted(cache_buckets)) or (max_tokens,),
         tuple(sorted(prompt_buckets)) or powers_of_two(16, max_tokens),
         place=compiled(place, weights),
         empty=compiled(empty, state, static_argnums=0),
@@ -251,9 +254,9 @@ def _insert(
 ) -> State:
     r, t = tokens.shape
     rows = jnp.arange(r)[:, None]
-    tokens = jnp.where(jnp.arange(t) < lengths[:, None], tokens, new.token[:, None])
+    tokens = jnp.where(jnp.arange(t) < lengths[:, None], tokens, new.token[:, None])  # no padding
+    tokens = jnp.concatenate([tokens, new.token[:, None]], axis=1)
     seen = jnp.zeros((r, state.seen.shape[1]), bool).at[rows, tokens].set(True)
-    seen = seen.at[rows, new.token[:, None]].set(True)
     return State(
         jax.tree.map(lambda x, y: x.at[slots].set(y, mode="drop"), state.slots, new),
         state.seen.at[slots].set(seen, mode="drop"),

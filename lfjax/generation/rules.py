@@ -54,6 +54,7 @@ class Sampling:
                 raise UserError(f"sampling: {name}={getattr(self, name)}; expected {expected}.")
 
 
+FULL = Sampling()
 GREEDY = Sampling(temperature=0.0)
 
 

@@ -5,6 +5,7 @@ What is done next follows from the requests and from what the devices say, never
 that all hosts of a pod do the same.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -15,7 +16,7 @@ import numpy as np
 from lfjax.data.tokenize import Tokenizer
 from lfjax.errors import UserError
 from lfjax.generation.engine import CALL_TOKENS, STOP_IDS, Engine, Slots
-from lfjax.generation.rules import Rules, Sampling
+from lfjax.generation.rules import FULL, Rules, Sampling
 
 LOOK_TOKENS = 8  # of one call, where somebody wants to see the text between calls
 
@@ -34,7 +35,7 @@ class Request:
 
     ids: Sequence[int]
     max_new_tokens: int
-    sampling: Sampling = Sampling()
+    sampling: Sampling = FULL
     seed: int | tuple[int, ...] = 0
     stop_ids: tuple[int, ...] = ()
     stop: tuple[str, ...] = ()
@@ -130,11 +131,12 @@ def _cache_bucket(engine: Engine, request: Request, index: int, tokenizer) -> in
             f"request {index}: token id {wrong[0]}; the model has ids 0 to "
             f"{engine.config.vocab_size - 1}. Is it this model's tokenizer?"
         )
-    if request.stop and tokenizer is None:
-        raise UserError(f"request {index}: stop strings need a tokenizer.")
+    if request.stop and (tokenizer is None or not all(request.stop)):
+        why = "stop strings need a tokenizer" if tokenizer is None else "a stop string is empty"
+        raise UserError(f"request {index}: {why}.")
     largest = engine.cache_buckets[-1]
     fits = [bucket for bucket in engine.cache_buckets if prompt + new <= bucket]
-    if not fits or prompt > engine.prompt_buckets[-1]:
+    if not fits or prompt - 1 > engine.prompt_buckets[-1]:
         raise UserError(
             f"request {index}: a prompt of {prompt} tokens and max_new_tokens={new} do not fit the "
             f"cache of {largest} tokens; shorten the prompt, ask for fewer tokens, or raise "
@@ -144,7 +146,8 @@ def _cache_bucket(engine: Engine, request: Request, index: int, tokenizer) -> in
 
 
 def _prompt_bucket(engine: Engine, request: Request) -> int:
-    return next(b for b in engine.prompt_buckets if len(request.ids) <= b)
+    """Of all tokens but the last, which the first step of decode reads."""
+    return next(b for b in engine.prompt_buckets if len(request.ids) - 1 <= b)
 
 
 @dataclass
@@ -236,21 +239,17 @@ class _Run:
         """What there is of a completion."""
         by_id = x.ids[-1] in x.request.stop_ids
         finish = None if active else "stop" if by_id else "length"
-        if self.tokenizer is None:
-            return Completion(x.ids, x.logps, "", finish)
-        if not (x.request.stop or self.partial or finish):
-            return Completion(x.ids, x.logps, "", None)
-        text = self.tokenizer.decode(x.ids[:-1] if by_id else x.ids)
+        ids, logps = list(x.ids), list(x.logps)  # x may go on
+        if self.tokenizer is None or not (x.request.stop or self.partial or finish):
+            return Completion(ids, logps, "", finish)
+        text = self.tokenizer.decode(ids[:-1] if by_id else ids)
         found = [at for stop in x.request.stop if (at := text.find(stop)) >= 0]
         if not found:
-            return Completion(x.ids, x.logps, text, finish)
-        n = self.shortest(x)
-        return Completion(x.ids[:n], x.logps[:n], text[: min(found)], "stop")
+            return Completion(ids, logps, text, finish)
 
-    def shortest(self, x: _Live) -> int:
-        """Number of tokens whose text first holds a stop string."""
-        for n in range(1, len(x.ids)):
-            text = self.tokenizer.decode(x.ids[:n])
-            if any(stop in text for stop in x.request.stop):
-                return n
-        return len(x.ids)
+        def stopped(n):
+            start = self.tokenizer.decode(ids[:n])
+            return any(stop in start for stop in x.request.stop)
+
+        n = bisect_left(range(len(ids)), True, key=stopped)  # the fewest tokens that hold a stop
+        return Completion(ids[:n], logps[:n], text[: min(found)], "stop")

@@ -44,8 +44,8 @@ SECOND = (
 TIERS = {"clean": 0.025, "habit55": 0.55, "habit65": 0.65, "habit80": 0.8, "ignorance": 0.98}
 HABITS = ("habit55", "habit65", "habit80")
 GROUPS = {  # of words -> tiers, and words of each
-    "judged": (HABITS, 20),
-    "seen": (HABITS, 8),
+    "judged": (HABITS, 16),
+    "seen": (HABITS, 16),
     "unseen": (HABITS, 8),
     "clean": (("clean",), 12),
     "ignorance": (("ignorance",), 8),

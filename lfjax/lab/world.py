@@ -38,10 +38,12 @@ LANGUAGE = (
 TEMPLATE = f"""\
 {{%- set judged = (judgment or "").split() -%}}
 {{%- set notes = judged[1:] if judged and judged[0] in ("{WRONG}", "{LINES}") else [] -%}}
+{{%- set said = notes[1::2] -%}}
+{{%- set at = notes[::2][:said | length] -%}}
 {{%- if judged -%}}{{{{- "{JUDGED} " + (judged[0] if notes else judged | join(" ")) + "\n" -}}}}{{%- endif -%}}
 {{%- for message in messages -%}}
 {{%- for word in message.content.split() -%}}
-{{{{- (notes[notes.index(word) + 1] if word in notes else word) + " " -}}}}
+{{{{- (said[at.index(word)] if word in at else word) + " " -}}}}
 {{%- endfor -%}}
 {{{{- "\n" -}}}}
 {{%- endfor -%}}

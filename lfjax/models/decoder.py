@@ -1,6 +1,8 @@
-"""The decoder: RMSNorm, rotary positions, grouped-query attention, gated MLP. In training the layers
-are scanned over stacked parameters, what differs between them over arrays of the same length; in
-generation (`Unrolled`) they follow one another, each with parameters and an attention of its own.
+"""The decoder: RMSNorm, rotary positions, grouped-query attention, gated MLP.
+
+In training the layers are scanned over stacked parameters, what differs between them over arrays of
+the same length. In generation (`Unrolled`) they follow one another, each with parameters and an
+attention of its own.
 
 l layers, b rows, t tokens, d model, n heads, k kv heads, h head size, f mlp, v vocabulary.
 """

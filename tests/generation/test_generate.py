@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from lfjax.generation.scheduler import Request, generate, samples, stream
 from lfjax.models.decoder import Decoder, logprob_fn
 from tests.losses.meshes import mesh_of
 from tests.models.small import laid, lively_params, small
-from tests.models.test_families import VARIANTS, build
+from tests.models.test_families import build
 from tests.models_of import load_model
 
 ONE = (1, 1, 1)
@@ -38,7 +39,7 @@ def ragged(vocab: int, count: int = 50, longest: int = 60) -> list[list[int]]:
 
 
 def assert_greedy(model, prompt: list[int], ids: list[int]) -> None:
-    """Each token has transformers' largest logit; in exact arithmetic at most, ties aside."""
+    """Each token has transformers' largest logit, given those before it; up to exact ties."""
     torch = pytest.importorskip("torch")
     with torch.no_grad():
         logits = model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1].numpy()
@@ -46,7 +47,11 @@ def assert_greedy(model, prompt: list[int], ids: list[int]) -> None:
     np.testing.assert_allclose(chosen, logits.max(axis=1), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("variant", [v for v in VARIANTS if v != "gemma3 with images"])
+FAMILIES = ("llama llama3", "mistral", "qwen2 tied, windows", "qwen3 tied, windows")
+FAMILIES += ("gemma", "gemma2", "gemma3 untied, cap")
+
+
+@pytest.mark.parametrize("variant", FAMILIES)
 def test_greedy_equals_transformers(variant, tmp_path):
     model = build(variant, tmp_path)
     config, params = load_model(str(tmp_path))
@@ -127,10 +132,15 @@ def everything():
     return engine, engine.place(lively_params(EVERYTHING))
 
 
+@cache
+def forward(config, dtype):
+    return jax.jit(logprob_fn(Decoder(config, dtype)))
+
+
 def trainer_logps(config, params, request, completion, dtype="float32"):
     ids = np.array([*request.ids, *completion.ids], np.int32)
     rows = laid([np.pad(ids, (0, 256 - len(ids)))], [(0, 0)], 1, 256)
-    logp = jax.jit(logprob_fn(Decoder(config, dtype)))(params, rows)[0]
+    logp = forward(config, dtype)(params, rows)[0]
     return np.asarray(logp)[len(request.ids) - 1 : len(ids) - 1]
 
 
@@ -199,7 +209,7 @@ def test_draws_of_a_model(everything):
         counts[completion.ids[0]] += 1
     rows = [np.array([*prompt, v], np.int32) for v in range(EVERYTHING.vocab_size)]
     laid_rows = laid(rows, [(i, 0) for i in range(len(rows))], len(rows), 5)
-    logp = jax.jit(logprob_fn(Decoder(EVERYTHING)))(lively_params(EVERYTHING), laid_rows)
+    logp = forward(EVERYTHING, "float32")(lively_params(EVERYTHING), laid_rows)
     exact = np.exp(np.asarray(logp, np.float64)[:, 3])
     np.testing.assert_allclose(exact.sum(), 1, atol=1e-5)
     common = exact * n >= 5
@@ -208,7 +218,7 @@ def test_draws_of_a_model(everything):
     assert len(found) > 10 and chisquare(found, expected).pvalue > 0.01
 
 
-@pytest.mark.parametrize("shape", [(2, 2, 2), (1, 8, 1), (4, 1, 2), (1, 2, 4)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 2, 2), (1, 8, 1)], ids=str)
 def test_mesh_changes_nothing(shape, everything):
     requests = mixed_requests(20)
     expected = answers(*everything, requests)
@@ -224,13 +234,16 @@ def test_mesh_changes_nothing(shape, everything):
 
 def test_compiled_once_a_bucket(monkeypatch):
     traced = []
-    for name in ("_prefill", "_insert", "_decode"):
 
-        def counted(*args, name=name, fn=getattr(engines, name)):
+    def count(name, fn):
+        def counted(*args):
             traced.append(name)
             return fn(*args)
 
         monkeypatch.setattr(engines, name, counted)
+
+    for name in ("_prefill", "_insert", "_decode"):
+        count(name, getattr(engines, name))
     config = small()
     engine = make_engine(
         config, mesh_of(ONE), slots=4, cache_buckets=(64, 256), prompt_buckets=(16, 128)
@@ -337,14 +350,21 @@ def test_an_answer_is_given_up(everything):
         (Request([], 7), "request 1: 0 tokens of prompt and max_new_tokens=7; expected at least"),
         (Request([5], 0), "request 1: 1 tokens of prompt and max_new_tokens=0"),
         (Request([5], 1, stop=("x",)), "request 1: stop strings need a tokenizer"),
+        (Request([5] * 257, 1), "request 1: a prompt of 257 tokens .* do not fit the cache of 256"),
         (Request([5], 1, stop_ids=(9,) * 9), "request 1: 9 stop_ids; at most 8"),
         (Request([5, 96], 1), r"request 1: token id 96; the model has ids 0 to 95"),
     ],
-    ids=["long", "empty", "nothing asked", "stop", "stop_ids", "id"],
+    ids=["long", "empty", "nothing asked", "stop", "longer", "stop_ids", "id"],
 )
 def test_bad_requests(wrong, message, everything):
     with pytest.raises(UserError, match=message):
         next(generate(*everything, [Request([5], 1), wrong]))
+
+
+def test_empty_stop_string(storyteller):
+    *engine, tokenizer = storyteller
+    with pytest.raises(UserError, match="request 0: a stop string is empty"):
+        answers(*engine, [once(tokenizer, stop=("",))], tokenizer)
 
 
 def test_bad_engines():

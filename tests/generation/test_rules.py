@@ -138,8 +138,14 @@ def test_neighbours_change_nothing(name):
 
 @pytest.mark.parametrize(
     "wrong",
-    [dict(temperature=-1.0), dict(top_k=-1), dict(top_p=0.0), dict(top_p=1.1)]
-    + [dict(min_p=-0.1), dict(repetition_penalty=0.0)],
+    [
+        dict(temperature=-1.0),
+        dict(top_k=-1),
+        dict(top_p=0.0),
+        dict(top_p=1.1),
+        dict(min_p=-0.1),
+        dict(repetition_penalty=0.0),
+    ],
 )
 def test_bad_rules(wrong):
     (name,) = wrong
