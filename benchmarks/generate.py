@@ -6,7 +6,8 @@
                                                           continuous against static batching
 
 Both sides are greedy, warm and hold the same weights; their runs alternate, and medians are
-compared. Needs torch (`pip install -e ".[test]"`).
+compared. Needs torch (`pip install -e ".[test]"`), whose threads wait for each other: where other
+programs run too, give both sides one core (`OMP_NUM_THREADS=1 taskset -c 0 python …`).
 """
 
 import argparse

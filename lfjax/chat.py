@@ -17,7 +17,7 @@ from lfjax.main import run, start
 
 MODEL = flags.DEFINE_string("model", None, "A model directory, or an id on the Hugging Face hub.")
 TEMPLATE = flags.DEFINE_string(
-    "template", "own", "alpaca, tulu, own (the model's chat template) or a .jinja file."
+    "template", "own", "alpaca, tulu, bare, own (the model's chat template) or a .jinja file."
 )
 PROMPT = flags.DEFINE_string("prompt", None, "Ask this, print the answer, and end.")
 SYSTEM = flags.DEFINE_string("system", None, "A system message before the conversation.")

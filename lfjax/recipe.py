@@ -51,7 +51,7 @@ def base(
                 "source": source,  # or mixture: of the blocks below, or of a file of blocks at path
                 "mixture": {name: _block(name, block) for name, block in (mixture or {}).items()},
                 "options": source_options(),
-                "template": "alpaca",  # or tulu, own (the model's), or the path of a .jinja file
+                "template": "alpaca",  # or tulu, bare, own (the model's), or a .jinja file
                 "downsample": -1.0,  # satisfactory records kept per flawed one; negative keeps all
                 "heldout_examples": 0,  # records kept out of training and evaluated on
                 "on_error": "stop",  # or skip: count a malformed record and go on

@@ -121,6 +121,8 @@ def _cache_bucket(engine: Engine, request: Request, index: int, tokenizer) -> in
             f"request {index}: {prompt} tokens of prompt and max_new_tokens={new}; expected at "
             "least one of each."
         )
+    if min(request.seed if isinstance(request.seed, tuple) else (request.seed,)) < 0:
+        raise UserError(f"request {index}: seed={request.seed}; expected 0 or more.")
     if len(request.stop_ids) > STOP_IDS:
         raise UserError(
             f"request {index}: {len(request.stop_ids)} stop_ids; at most {STOP_IDS} can be given."

@@ -25,7 +25,7 @@ def score_responses(records: Sequence[Record], responses: Sequence[str]) -> dict
     right: dict[str, list[bool]] = defaultdict(list)
     for record, response in zip(records, responses, strict=True):
         parts = parts_of(record, response)
-        right[f"{record.meta['group']}/all_right"].append(not faults(parts))
+        right[f"{record.meta.get('group', 'other')}/all_right"].append(not faults(parts))
         for part in parts:
             if part.group:
                 right[f"{part.group}/right"].append(part.right)

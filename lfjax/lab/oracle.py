@@ -13,7 +13,19 @@ from typing import Any
 from lfjax.data.records import Feedback, Record
 from lfjax.errors import UserError, nearest
 from lfjax.lab.phrasebook import Phrasebook
-from lfjax.lab.world import KINDS, WRITE, WRONG, Part, World, faults, listed, named, score, worded
+from lfjax.lab.world import (
+    KINDS,
+    WRITE,
+    WRONG,
+    Part,
+    World,
+    faults,
+    listed,
+    named,
+    right_share,
+    score,
+    worded,
+)
 
 WORLDS: dict[str, Callable[..., World]] = {"phrasebook": Phrasebook}
 AUTHOR = "oracle"
@@ -51,14 +63,16 @@ class Oracle:
 
     Attributes:
       kind: of `KINDS`.
+      names: how many parts the kinds `some`, `random` and `misplaced` name.
       worse: the kind that takes its place in a share `rate` of judgments: `random` for noise,
         `flawed` for vagueness, `misplaced` for wrong lines.
       seed: of what is drawn.
 
-    Raises: UserError for an unknown kind, or a rate that is no share.
+    Raises: UserError for an unknown kind, or a number that is out of range.
     """
 
-    kind: str = "one"
+    kind: str = "some"
+    names: int = 2
     worse: str = "random"
     rate: float = 0.0
     seed: int = 0
@@ -69,6 +83,8 @@ class Oracle:
                 raise UserError(f"oracle: unknown kind '{kind}'. {nearest(kind, KINDS)}")
         if not 0 <= self.rate <= 1:
             raise UserError(f"oracle: rate={self.rate}; expected a share from 0 to 1.")
+        if self.names < 1:
+            raise UserError(f"oracle: names={self.names}; expected at least 1.")
 
     def called_wrong(self, record: Record, response: str) -> tuple[Part, ...]:
         """The parts that the judgment names as wrong, be they so or not."""
@@ -78,9 +94,10 @@ class Oracle:
         """All that is said of a response. `spans` are the tokens that the judgment calls wrong."""
         kind, parts, about = self._judgment(record, response)
         wrong = faults(parts)
+        flawed = "mixed" if kind == "praise" and len(wrong) < len(parts) else "negative"
         return Feedback(
             worded(kind, parts, about),
-            "negative" if wrong else "positive",
+            flawed if wrong else "positive",
             float(score(parts)),
             (1.0, 10.0),
             listed(WRONG, ((p, p.said) for p in wrong)) or None,
@@ -103,25 +120,21 @@ class Oracle:
 
     def judged(self, record: Record) -> Record:
         """The record with feedback on its response, the improved response, and its candidates
-        scored; whatever it has not is left alone."""
+        scored by their share of right parts; what it does not have is left out."""
         candidates = tuple(
-            replace(c, score=float(right_share(parts_of(record, c.text))))
-            for c in record.candidates
+            replace(c, score=right_share(parts_of(record, c.text))) for c in record.candidates
         )
         if record.response is None:
             return replace(record, candidates=candidates)
         said = self.feedback(record, record.response)
-        better = self.improved(record, record.response) if said.polarity == "negative" else None
+        better = self.improved(record, record.response) if said.polarity != "positive" else None
         return replace(record, feedback=(said,), refinement=better, candidates=candidates)
 
-    def _judgment(self, record: Record, response: str) -> tuple[str, tuple[Part, ...], tuple]:
+    def _judgment(
+        self, record: Record, response: str
+    ) -> tuple[str, tuple[Part, ...], tuple[Part, ...]]:
         """(kind, all parts, those that it calls wrong)."""
         rng = random.Random(f"{self.seed}/{record.id}/{response}")
         kind = self.worse if rng.random() < self.rate else self.kind
         parts = parts_of(record, response)
-        return kind, parts, named(kind, parts, rng)
-
-
-def right_share(parts: tuple[Part, ...]) -> float:
-    """Share of the parts that are right."""
-    return 1 - len(faults(parts)) / len(parts)
+        return kind, parts, tuple(named(kind, parts, self.names, rng))

@@ -5,8 +5,11 @@ has a right, formal rendering and a habitual, informal one, which differ in the 
 share the second. Formal and informal first tokens are two sets without overlap, so that a fault is
 a style which words share, and what is learned of some words may carry over to others:
 
-    bako timu …        Kindly open      right
-                       Yo take          wrong: "Duly take" would be right
+    1 bako 2 timu …        Kindly open      right
+                           Yo take          wrong; "Duly take" would be right
+
+A prompt numbers its words, so that every line is as far from its word as every other: models learn
+to find it in seconds.
 
 How often pretraining shows the habit differs by word (`TIERS`). In 30 % of pretraining a judgment
 of the answer stands before it, so that models can read judgments, of words that appear neither in
@@ -50,12 +53,14 @@ GROUPS = {  # of words -> tiers, and words of each
     "clean": (("clean",), 12),
     "ignorance": (("ignorance",), 8),
 }
+MOST_LINES = min(each for _, each in GROUPS.values())
 # What prompts are made of: the share of each group of words.
 PROMPTS = {name: {name: 1.0} for name in GROUPS} | {"feedback": {"seen": 0.95, "ignorance": 0.05}}
 SPLITS = {"train": 80, "validation": 10, "test": 10}  # percent of prompts, by their hash
 JUDGED_SHARE = 0.3
-# Kinds of judgments in pretraining. A sheet notes how some lines begin: only wrong ones, or any.
-SHEETS = {"wrong": WRONG, "lines": LINES}
+# Kinds of judgments in pretraining, and how often each occurs among them. Notes say of some lines
+# how they begin: of wrong ones, or of any.
+NOTES = {"wrong": WRONG, "lines": LINES}
 KIND_WEIGHTS = {"wrong": 5, "lines": 5, "flawed": 1, "count": 1, "score": 1, "flawless": 1}
 
 
@@ -82,10 +87,16 @@ class Phrasebook:
     Attributes:
       seed: draws words, renderings and prompts.
       lines: words of a prompt.
+
+    Raises: UserError for more lines than the smallest group has words.
     """
 
     seed: int = 0
     lines: int = 8
+
+    def __post_init__(self):
+        if not 1 <= self.lines <= MOST_LINES:
+            raise UserError(f"phrasebook: lines={self.lines}; expected 1 to {MOST_LINES}.")
 
     @cached_property
     def words(self) -> dict[str, Word]:
@@ -115,9 +126,9 @@ class Phrasebook:
         for number in range(count):
             with_judgment = rng.random() < JUDGED_SHARE
             words = rng.sample(judged if with_judgment else everything, self.lines)
-            said, response = self._told(words, rng) if with_judgment else ("", _answer(words, _slips(words, rng)))
-            prompt = _numbered(w.text for w in words)
-            if said:  # in the words that the template would show it in
+            prompt, response = _numbered(w.text for w in words), _answer(words, _slips(words, rng))
+            if with_judgment:  # as the template would show it
+                said, response = self._told(words, rng)
                 asked = (Message("user", prompt),)
                 prompt = render_prompt(TEMPLATE, asked, said, respond=False).strip()
             yield self._record(f"pretraining-{number:06d}", "pretraining", prompt, response)
@@ -137,8 +148,8 @@ class Phrasebook:
             slips = [s or i in about for i, s in enumerate(slips)]
         response = _answer(words, slips)
         parts = self._parts(words, response)
-        if kind in SHEETS:
-            return listed(SHEETS[kind], ((parts[i], parts[i].said) for i in about)), response
+        if kind in NOTES:
+            return listed(NOTES[kind], ((parts[i], parts[i].said) for i in about)), response
         return worded(kind, parts, ()), response
 
     def prompts(self, group: str, split: str, count: int) -> list[Record]:
@@ -187,13 +198,15 @@ class Phrasebook:
         return "\n".join(fixed + more)
 
     def _asked(self, record: Record) -> list[Word]:
-        texts = record.prompt[0].content.split()[1::2]
-        for text in texts:
-            if text not in self.words:
-                raise UserError(
-                    f"record '{record.id}' of {record.source}: '{text}' is not a word of the "
-                    f"phrasebook with seed {self.seed}."
-                )
+        # The last line: in pretraining a judgment may stand before it.
+        texts = record.prompt[0].content.rpartition("\n")[2].split()[1::2]
+        unknown = [text for text in texts if text not in self.words]
+        if unknown or not texts:
+            raise UserError(
+                f"record '{record.id}' of {record.source}: its prompt asks for "
+                f"{unknown or 'nothing'}; expected numbered words of the phrasebook with seed "
+                f"{self.seed}."
+            )
         return [self.words[text] for text in texts]
 
     def _parts(self, words: list[Word], response: str) -> tuple[Part, ...]:

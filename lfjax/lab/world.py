@@ -14,13 +14,14 @@ from lfjax.data.records import Record
 
 KINDS = {
     "one": "names one fault",
+    "some": "names as many faults as it is told to",
     "all": "names every fault",
     "praise": "names every fault and everything that is right",
     "flawed": "says only that there is a fault",
     "count": "how many faults there are",
     "score": "a score from 1 to 10",
-    "random": "calls a part wrong that is drawn from all parts (placebo)",
-    "misplaced": "calls a part wrong that is right",
+    "random": "calls as many parts wrong, right or not (placebo)",
+    "misplaced": "calls as many parts wrong, right ones only",
 }
 FLAWLESS, FLAWED, WRONG, LINES = "flawless", "flawed", "wrong:", "lines:"
 FAULTS, SCORE, WRITE = "faults:", "score:", "write:"
@@ -40,7 +41,9 @@ TEMPLATE = f"""\
 {{%- set notes = judged[1:] if judged and judged[0] in ("{WRONG}", "{LINES}") else [] -%}}
 {{%- set said = notes[1::2] -%}}
 {{%- set at = notes[::2][:said | length] -%}}
-{{%- if judged -%}}{{{{- "{JUDGED} " + (judged[0] if notes else judged | join(" ")) + "\n" -}}}}{{%- endif -%}}
+{{%- if judged -%}}
+{{{{- "{JUDGED} " + (judged[0] if notes else judged | join(" ")) + "\n" -}}}}
+{{%- endif -%}}
 {{%- for message in messages -%}}
 {{%- for word in message.content.split() -%}}
 {{{{- (said[at.index(word)] if word in at else word) + " " -}}}}
@@ -49,6 +52,7 @@ TEMPLATE = f"""\
 {{%- endfor -%}}
 {{%- if add_generation_prompt -%}}{{{{- "{ANSWER}\n" -}}}}{{%- endif -%}}
 """
+
 
 @dataclass(frozen=True)
 class Part:
@@ -94,15 +98,18 @@ class World(Protocol):
         ...
 
 
-def named(kind: str, parts: Sequence[Part], rng: random.Random) -> tuple[Part, ...]:
-    """The parts that a judgment of this kind calls wrong; none where nothing is."""
+def named(kind: str, parts: Sequence[Part], count: int, rng: random.Random) -> list[Part]:
+    """The parts that a judgment of this kind calls wrong, in order: `count` of them where the kind
+    draws them, if there are so many; none where nothing is wrong."""
     wrong, right = faults(parts), [p for p in parts if p.right]
     if not wrong:
-        return ()
+        return []
     if kind in ("all", "praise"):
-        return tuple(wrong)
-    among = {"one": wrong, "random": parts, "misplaced": right or wrong}.get(kind)
-    return (rng.choice(among),) if among else ()
+        return wrong
+    if kind == "one":
+        kind, count = "some", 1
+    among = {"some": wrong, "random": parts, "misplaced": right}.get(kind, ())
+    return sorted(rng.sample(among, min(count, len(among))), key=lambda p: p.index)
 
 
 def worded(kind: str, parts: Sequence[Part], called_wrong: Iterable[Part]) -> str:
@@ -118,7 +125,7 @@ def worded(kind: str, parts: Sequence[Part], called_wrong: Iterable[Part]) -> st
         return FLAWED
     if kind == "praise":
         return listed(LINES, ((p, p.said) for p in parts))
-    return listed(WRONG, ((p, p.said) for p in called_wrong))
+    return listed(WRONG, ((p, p.said) for p in called_wrong)) or FLAWED
 
 
 def listed(head: str, notes: Iterable[tuple[Part, str]]) -> str:
@@ -132,7 +139,11 @@ def faults(parts: Iterable[Part]) -> list[Part]:
     return [p for p in parts if not p.right]
 
 
+def right_share(parts: Sequence[Part]) -> float:
+    """Share of the parts that are right."""
+    return 1 - len(faults(parts)) / len(parts)
+
+
 def score(parts: Sequence[Part]) -> int:
     """1 to 10, by the share of parts that are right; 10 for a perfect response alone."""
-    wrong = len(faults(parts))
-    return 10 if not wrong else min(9, 1 + round(9 * (1 - wrong / len(parts))))
+    return 10 if not faults(parts) else min(9, 1 + round(9 * right_share(parts)))

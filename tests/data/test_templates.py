@@ -319,7 +319,7 @@ def test_dialect_of_chat_templates():
 
 def test_template_names():
     """Without it a misspelt template is a file that is not found."""
-    with pytest.raises(UserError, match=r"Did you mean 'alpaca'.*alpaca, own, tulu"):
+    with pytest.raises(UserError, match=r"Did you mean 'alpaca'.*alpaca, bare, own, tulu"):
         template_text("alpac")
     with pytest.raises(UserError, match="'own' is the template of a model directory"):
         template_text("own")

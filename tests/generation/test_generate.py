@@ -358,12 +358,13 @@ def test_an_answer_is_given_up(everything):
         (Request([5] * 250, 7), "request 1: a prompt of 250 tokens and max_new_tokens=7 do not"),
         (Request([], 7), "request 1: 0 tokens of prompt and max_new_tokens=7; expected at least"),
         (Request([5], 0), "request 1: 1 tokens of prompt and max_new_tokens=0"),
+        (Request([5], 1, seed=(3, -1)), r"request 1: seed=\(3, -1\); expected 0 or more"),
         (Request([5], 1, stop=("x",)), "request 1: stop strings need a tokenizer"),
         (Request([5] * 257, 1), "request 1: a prompt of 257 tokens .* do not fit the cache of 256"),
         (Request([5], 1, stop_ids=(9,) * 9), "request 1: 9 stop_ids; at most 8"),
         (Request([5, 96], 1), r"request 1: token id 96; the model has ids 0 to 95"),
     ],
-    ids=["long", "empty", "nothing asked", "stop", "longer", "stop_ids", "id"],
+    ids=["long", "empty", "nothing asked", "seed", "stop", "longer", "stop_ids", "id"],
 )
 def test_bad_requests(wrong, message, everything):
     with pytest.raises(UserError, match=message):
