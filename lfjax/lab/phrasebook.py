@@ -44,10 +44,17 @@ SECOND = (
     *("look", "ask", "tell", "help", "stop", "start", "turn", "hold", "pass", "buy", "sell"),
     *("wash", "cook"),
 )
-TIERS = {"clean": 0.025, "habit55": 0.55, "habit65": 0.65, "habit80": 0.8, "ignorance": 0.98}
+TIERS = {
+    "clean": 0.025,
+    "habit55": 0.55,
+    "habit65": 0.65,
+    "habit80": 0.8,
+    "ignorance": 0.98,
+    "free": 0.65,
+}
 HABITS = ("habit55", "habit65", "habit80")
 GROUPS = {  # of words -> tiers, and words of each
-    "judged": (HABITS, 16),
+    "judged": ((*HABITS, "free"), 12),
     "seen": (HABITS, 16),
     "unseen": (HABITS, 8),
     "clean": (("clean",), 12),
@@ -69,8 +76,8 @@ class Word:
     """A word and its renderings: `right` or `habit`, then `second`; the habit at this rate."""
 
     text: str
-    right: str
-    habit: str
+    right: tuple[str, ...]
+    habit: tuple[str, ...]
     second: str
     group: str
     tier: str
@@ -111,7 +118,12 @@ class Phrasebook:
         syllables = [a + b for a, b in itertools.product("bdfgklmnprstvz", "aeiou")]
         texts = rng.sample([a + b for a, b in itertools.product(syllables, repeat=2)], len(places))
         columns = (_spread(rng, values, len(places)) for values in (FORMAL, INFORMAL, SECOND))
-        return {t: Word(t, *given, *place) for t, *given, place in zip(texts, *columns, places)}
+        return {
+            text: Word(text, FORMAL, INFORMAL, second, group, tier)
+            if tier == "free"
+            else Word(text, (right,), (habit,), second, group, tier)
+            for text, right, habit, second, (group, tier) in zip(texts, *columns, places)
+        }
 
     @property
     def tokens(self) -> tuple[str, ...]:
@@ -126,7 +138,10 @@ class Phrasebook:
         for number in range(count):
             with_judgment = rng.random() < JUDGED_SHARE
             words = rng.sample(judged if with_judgment else everything, self.lines)
-            prompt, response = _numbered(w.text for w in words), _answer(words, _slips(words, rng))
+            prompt, response = (
+                _numbered(w.text for w in words),
+                _answer(words, _slips(words, rng), rng),
+            )
             if with_judgment:  # as the template would show it
                 said, response = self._told(words, rng)
                 asked = (Message("user", prompt),)
@@ -146,7 +161,7 @@ class Phrasebook:
             slips = [False] * len(words)
         elif kind == "wrong":
             slips = [s or i in about for i, s in enumerate(slips)]
-        response = _answer(words, slips)
+        response = _answer(words, slips, rng)
         parts = self._parts(words, response)
         if kind in NOTES:
             return listed(NOTES[kind], ((parts[i], parts[i].said) for i in about)), response
@@ -193,7 +208,7 @@ class Phrasebook:
         words, lines = self._asked(record), response.split("\n")
         lines += [""] * (len(words) - len(lines))
         at = {p.index for p in wrong}
-        fixed = [_line(w, False) if i in at else lines[i] for i, w in enumerate(words)]
+        fixed = [f"{w.right[0]} {w.second}" if i in at else lines[i] for i, w in enumerate(words)]
         more = [line for i, line in enumerate(lines) if i >= len(words) and i not in at]
         return "\n".join(fixed + more)
 
@@ -241,12 +256,9 @@ def _spread(rng: random.Random, values: tuple[str, ...], count: int) -> list[str
     return found
 
 
-def _line(word: Word, slips: bool) -> str:
-    return f"{word.habit if slips else word.right} {word.second}"
-
-
-def _answer(words: Iterable[Word], slips: Iterable[bool]) -> str:
-    return "\n".join(_line(w, s) for w, s in zip(words, slips))
+def _answer(words: Iterable[Word], slips: Iterable[bool], rng: random.Random) -> str:
+    drawn = (rng.choice(w.habit if s else w.right) for w, s in zip(words, slips))
+    return "\n".join(f"{first} {w.second}" for first, w in zip(drawn, words))
 
 
 def _slips(words: Iterable[Word], rng: random.Random) -> list[bool]:
@@ -257,9 +269,9 @@ def _slips(words: Iterable[Word], rng: random.Random) -> list[bool]:
 def _part(index: int, word: Word | None, line: str, start: int) -> Part:
     """What is true of a line that begins at character `start` and should render the word."""
     tokens = [(m[0], (start + m.start(), start + m.end())) for m in re.finditer(r"\S+", line)]
-    wanted = [word.right, word.second] if word else []
-    pairs = itertools.zip_longest((t for t, _ in tokens), wanted)
-    wrong = next((i for i, (said, asked) in enumerate(pairs) if said != asked), None)
+    wanted = [word.right, (word.second,)] if word else []
+    pairs = itertools.zip_longest((t for t, _ in tokens), wanted, fillvalue=())
+    wrong = next((i for i, (given, known) in enumerate(pairs) if given not in known), None)
     at = wrong or 0
     said, span = tokens[at] if at < len(tokens) else (MISSING, None)
     return Part(
@@ -268,6 +280,6 @@ def _part(index: int, word: Word | None, line: str, start: int) -> Part:
         word.tier if word else "",
         wrong is None,
         said,
-        wanted[at] if at < len(wanted) else "",
+        wanted[at][0] if at < len(wanted) else "",
         span,
     )
