@@ -17,6 +17,10 @@ from lfjax.recipe import base, evaluate, filter_, generate, judge, make, of_stag
 ORACLE = dict(rule="lfjax.lab.making:oracle")
 ROWS = dict(row_tokens=144, max_tokens=64, remat="none", save_steps=0, save_epochs=1.0)
 
+ALIGNED = ROWS | dict(
+    learning_rate=6e-4, warmup_steps=10, batch_examples=0, batch_rows=16, total_epochs=1.0
+)
+
 
 def get_config(arg="cut"):
     if arg not in VARIANTS:
@@ -70,7 +74,7 @@ def lab(*, pretraining=32000, feedback=1000, evaluated=60, epochs=1.0, aligned=N
         "placebo": ("cut", "misjudged"),
     }
     for name, (method, data) in arms.items():
-        settings = {**ROWS, "learning_rate": 1e-3, "batch_examples": 32, "warmup_steps": 5, **(aligned or {})}
+        settings = ALIGNED | (aligned or {})
         stages[name] = train(method, data=of_stage(c.data, data), init="base", **settings)
     prompts = of_stage(c.data, "world/test")
     for how, temperature in (("greedy", 0.0), ("sampled", 1.0)):
@@ -89,7 +93,7 @@ def lab(*, pretraining=32000, feedback=1000, evaluated=60, epochs=1.0, aligned=N
 
 
 def smoke():
-    few = dict(total_epochs=0.0, total_steps=4)
+    few = dict(total_epochs=0.0, total_steps=4, batch_rows=2)
     return lab(pretraining=6000, feedback=24, evaluated=4, aligned=few)
 
 
