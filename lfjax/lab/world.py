@@ -41,7 +41,9 @@ TEMPLATE = f"""\
 {{%- set notes = judged[1:] if judged and judged[0] in ("{WRONG}", "{LINES}") else [] -%}}
 {{%- set said = notes[1::2] -%}}
 {{%- set at = notes[::2][:said | length] -%}}
-{{%- if judged -%}}{{{{- "{JUDGED} " + ("" if at else judged | join(" ")) + "\n" -}}}}{{%- endif -%}}
+{{%- if judged -%}}
+{{{{- "{JUDGED} " + ("" if at else judged | join(" ")) + "\n" -}}}}
+{{%- endif -%}}
 {{%- for message in messages -%}}
 {{%- for word in message.content.split() -%}}
 {{{{- (said[at.index(word)] if word in at else word) + " " -}}}}
