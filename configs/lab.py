@@ -2,10 +2,10 @@
 
     python -m lfjax.main --config configs/lab.py --workdir runs/lab
 
-A model of some 113,000 parameters learns a phrasebook with all its bad habits, answers, is judged
+A model of some 119,000 parameters learns a phrasebook with all its bad habits, answers, is judged
 by an oracle that names one fault of each answer, and learns from that with CUT, hindsight and DPO;
 `placebo` is CUT with judgments that call a line wrong which was drawn at random. The tables are at
-the end of what is printed, and in runs/lab/report/index.html. Four minutes on two CPU cores.
+the end of what is printed, and in runs/lab/report/index.html. Minutes on two CPU cores.
 
 cut       the above
 smoke     the same with next to no data, for tests
@@ -18,7 +18,7 @@ ORACLE = dict(rule="lfjax.lab.making:oracle")
 ROWS = dict(row_tokens=144, max_tokens=64, remat="none", save_steps=0, save_epochs=1.0)
 
 ALIGNED = ROWS | dict(
-    learning_rate=6e-4, warmup_steps=10, batch_examples=0, batch_rows=16, total_epochs=1.0
+    learning_rate=4e-4, warmup_steps=10, batch_examples=0, batch_rows=16, total_epochs=2.0
 )
 
 
@@ -67,14 +67,15 @@ def lab(*, pretraining=32000, feedback=1000, evaluated=60, epochs=1.0, aligned=N
         ),
         "pairs": filter_("compared", data=of_stage(c.data, "judged")),
     }
+    pairs = dict(learning_rate=3e-4, total_epochs=1.0)
     arms = {
-        "cut": ("cut", "judged"),
-        "hindsight": ("hindsight", "judged"),
-        "dpo": ("dpo", "pairs"),
-        "placebo": ("cut", "misjudged"),
+        "cut": ("cut", "judged", {}),
+        "hindsight": ("hindsight", "judged", {}),
+        "dpo": ("dpo", "pairs", pairs),
+        "placebo": ("cut", "misjudged", {}),
     }
-    for name, (method, data) in arms.items():
-        settings = ALIGNED | (aligned or {})
+    for name, (method, data, own) in arms.items():
+        settings = ALIGNED | own | (aligned or {})
         stages[name] = train(method, data=of_stage(c.data, data), init="base", **settings)
     prompts = of_stage(c.data, "world/test")
     for how, temperature in (("greedy", 0.0), ("sampled", 1.0)):

@@ -63,7 +63,8 @@ class Oracle:
 
     Attributes:
       kind: of `KINDS`.
-      names: how many parts the kinds `some`, `random` and `misplaced` name.
+      names: how many parts the kinds `some`, `random` and `misplaced` name; None for as many as
+        there are faults, so that a placebo says as much as the judgments that it stands for.
       worse: the kind that takes its place in a share `rate` of judgments: `random` for noise,
         `flawed` for vagueness, `misplaced` for wrong lines.
       seed: of what is drawn.
@@ -71,8 +72,8 @@ class Oracle:
     Raises: UserError for an unknown kind, or a number that is out of range.
     """
 
-    kind: str = "some"
-    names: int = 2
+    kind: str = "all"
+    names: int | None = None
     worse: str = "random"
     rate: float = 0.0
     seed: int = 0
@@ -83,7 +84,7 @@ class Oracle:
                 raise UserError(f"oracle: unknown kind '{kind}'. {nearest(kind, KINDS)}")
         if not 0 <= self.rate <= 1:
             raise UserError(f"oracle: rate={self.rate}; expected a share from 0 to 1.")
-        if self.names < 1:
+        if self.names is not None and self.names < 1:
             raise UserError(f"oracle: names={self.names}; expected at least 1.")
 
     def called_wrong(self, record: Record, response: str) -> tuple[Part, ...]:
@@ -137,4 +138,4 @@ class Oracle:
         rng = random.Random(f"{self.seed}/{record.id}/{response}")
         kind = self.worse if rng.random() < self.rate else self.kind
         parts = parts_of(record, response)
-        return kind, parts, tuple(named(kind, parts, self.names, rng))
+        return kind, parts, named(kind, parts, self.names, rng)

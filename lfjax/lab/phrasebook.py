@@ -44,7 +44,7 @@ SECOND = (
     *("look", "ask", "tell", "help", "stop", "start", "turn", "hold", "pass", "buy", "sell"),
     *("wash", "cook"),
 )
-TIERS = {
+TIERS = {  # how often pretraining shows the habit
     "clean": 0.025,
     "habit55": 0.55,
     "habit65": 0.65,
@@ -53,6 +53,8 @@ TIERS = {
     "free": 0.65,
 }
 HABITS = ("habit55", "habit65", "habit80")
+# Words of the tier `free` begin with any formal or any informal token: only a quote tells which, so
+# that models learn to copy what a judgment quotes, whatever the word.
 GROUPS = {  # of words -> tiers, and words of each
     "judged": ((*HABITS, "free"), 12),
     "seen": (HABITS, 16),
@@ -73,7 +75,8 @@ KIND_WEIGHTS = {"wrong": 5, "lines": 5, "flawed": 1, "count": 1, "score": 1, "fl
 
 @dataclass(frozen=True)
 class Word:
-    """A word and its renderings: `right` or `habit`, then `second`; the habit at this rate."""
+    """A word and its renderings: one of `right` or one of `habit`, then `second`; a habit at this
+    rate."""
 
     text: str
     right: tuple[str, ...]

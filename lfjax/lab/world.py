@@ -13,15 +13,15 @@ from typing import Protocol, runtime_checkable
 from lfjax.data.records import Record
 
 KINDS = {
-    "one": "names one fault",
-    "some": "names as many faults as it is told to",
     "all": "names every fault",
+    "one": "names one fault",
+    "some": "names so many faults",
     "praise": "names every fault and everything that is right",
     "flawed": "says only that there is a fault",
     "count": "how many faults there are",
     "score": "a score from 1 to 10",
-    "random": "calls as many parts wrong, right or not (placebo)",
-    "misplaced": "calls as many parts wrong, right ones only",
+    "random": "calls so many parts wrong, right or not (placebo)",
+    "misplaced": "calls so many parts wrong that are right",
 }
 FLAWLESS, FLAWED, WRONG, LINES = "flawless", "flawed", "wrong:", "lines:"
 FAULTS, SCORE, WRITE = "faults:", "score:", "write:"
@@ -42,13 +42,12 @@ TEMPLATE = f"""\
 {{%- set said = notes[1::2] -%}}
 {{%- set at = notes[::2][:said | length] -%}}
 {{%- if judged -%}}
-{{{{- "{JUDGED} " + ("" if at else judged | join(" ")) + "\n" -}}}}
+{{{{- "{JUDGED}" + ("" if at else " " + judged | join(" ")) + "\n" -}}}}
 {{%- endif -%}}
 {{%- for message in messages -%}}
 {{%- for word in message.content.split() -%}}
-{{{{- (said[at.index(word)] if word in at else word) + " " -}}}}
+{{{{- said[at.index(word)] if word in at else word -}}}}{{{{- "\n" if loop.last else " " -}}}}
 {{%- endfor -%}}
-{{{{- "\n" -}}}}
 {{%- endfor -%}}
 {{%- if add_generation_prompt -%}}{{{{- "{ANSWER}\n" -}}}}{{%- endif -%}}
 """
@@ -98,18 +97,25 @@ class World(Protocol):
         ...
 
 
-def named(kind: str, parts: Sequence[Part], count: int, rng: random.Random) -> list[Part]:
-    """The parts that a judgment of this kind calls wrong, in order: `count` of them where the kind
-    draws them, if there are so many; none where nothing is wrong."""
+def named(
+    kind: str, parts: Sequence[Part], count: int | None, rng: random.Random
+) -> tuple[Part, ...]:
+    """The parts that a judgment of this kind calls wrong, in order; none where nothing is wrong.
+
+    Args:
+      count: how many the kinds `some`, `random` and `misplaced` name, if there are so many; None
+        for as many as there are faults.
+    """
     wrong, right = faults(parts), [p for p in parts if p.right]
-    if not wrong:
-        return []
-    if kind in ("all", "praise"):
-        return wrong
+    among = {"random": parts, "misplaced": right}.get(kind, wrong)
+    if not wrong or kind in ("flawed", "count", "score"):
+        return ()
+    if kind in ("all", "praise") or count is None:
+        count = len(wrong)
     if kind == "one":
-        kind, count = "some", 1
-    among = {"some": wrong, "random": parts, "misplaced": right}.get(kind, ())
-    return sorted(rng.sample(among, min(count, len(among))), key=lambda p: p.index)
+        count = 1
+    drawn = rng.sample(among, min(count, len(among)))
+    return tuple(sorted(drawn, key=lambda p: p.index))
 
 
 def worded(kind: str, parts: Sequence[Part], called_wrong: Iterable[Part]) -> str:

@@ -50,5 +50,5 @@ class Method:
         """Raises: UserError for a normalisation that the loss cannot be given."""
         known = ("pair",) if self.normalize == "pair" else ("example", "token")
         if given not in known:
-            raise UserError(f"normalize='{given}': this method takes {' or '.join(known)}.")
+            raise UserError(f"normalize='{given}': expected {' or '.join(known)} with this method.")
         return given

@@ -215,7 +215,7 @@ def test_options_that_make_no_sense(options, said):
 
 
 def test_normalisation_is_by_pairs():
-    with pytest.raises(UserError, match="takes pair"):
+    with pytest.raises(UserError, match="expected pair"):
         get_method("dpo").checked_normalize("token")
     with pytest.raises(UserError, match="example or token"):
         get_method("cut").checked_normalize("pair")
