@@ -294,6 +294,20 @@ def make(function: str, **options: Any) -> ConfigDict:
     return ConfigDict({"kind": "make", "function": function, "options": options})
 
 
+def gate(
+    evaluation: str, value: tuple[str, ...], *, less: tuple[str, ...] = (), at_least: float
+) -> ConfigDict:
+    """A stage that compares a number of an evaluation with a bound that claims need.
+
+    Args:
+      evaluation: name of a stage that writes `results`.
+      value: keys that lead to the number, as ("systems", "improver", "scores", "right", "mean").
+      less: of another one that is taken from it.
+    """
+    given = dict(evaluation=evaluation, value=value, less=less, at_least=at_least)
+    return ConfigDict({"kind": "gate", **given})
+
+
 def claims(path: str, *, evaluations: tuple[str, ...], gate: str = "") -> ConfigDict:
     """A stage that judges claims by what evaluations found.
 

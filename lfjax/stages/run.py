@@ -11,7 +11,7 @@ import jax
 
 from lfjax.errors import UserError, nearest
 from lfjax.sharding import make_mesh
-from lfjax.stages import claims, evaluate, generate, judge, make, train
+from lfjax.stages import claims, evaluate, gate, generate, judge, make, train
 from lfjax.stages import filter as filtering
 from lfjax.stages.artifacts import Result, Stage, find_input, hash_path, output_of, provenance
 from lfjax.training.logs import write_atomic
@@ -22,6 +22,7 @@ STAGES = {
     "generate": (generate.generate, generate.inputs),
     "judge": (judge.judge, judge.inputs),
     "make": (make.make, make.inputs),
+    "gate": (gate.gate, gate.inputs),
     "claims": (claims.claims, claims.inputs),
     "filter": (filtering.filter_records, filtering.inputs),
     "evaluate": (evaluate.evaluate, evaluate.inputs),
