@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from lfjax.data.records import Record, RecordError
 from lfjax.data.templates import render_prompt, speaking
-from lfjax.data.tokenize import Tokenizer, encode_supervised
+from lfjax.data.tokenize import Tokenizer, encode_pieces
 from lfjax.data.views import View
 
 Numbers = Array | np.ndarray  # numpy on the host, jax on devices
@@ -35,10 +35,11 @@ class Rows:
       role: `views.Role` of the target, 0 outside of every supervised span.
       twin: index in the same row of the same target in the linked view, or -1.
       mass: per row, what its examples weigh in the loss's denominator.
-      kind, pair, ref_logp: tables of the row's segments, entry i for segment number i + 1, of no
-        width where the loss reads tokens alone. `kind` is the role of the segment's targets (0: no
-        such segment), `pair` the entry of the segment that it is compared with or -1, and
-        `ref_logp` the log-probability of all its targets under the frozen reference.
+      kind, pair, score_at, ref_logp: tables of the row's segments, entry i for segment number
+        i + 1, of no width where the loss reads tokens alone. `kind` is the role of the segment's
+        targets (0: no such segment), `pair` the entry of the segment that it is compared with or
+        -1, `score_at` where in the row its last token lies, and `ref_logp` the log-probability of
+        all its targets under the frozen reference.
 
     A record's segments lie in one row, so that a comparison never crosses devices or
     micro-batches.
@@ -54,6 +55,7 @@ class Rows:
     mass: Float[Numbers, "b"]
     kind: Int[Numbers, "b s"]
     pair: Int[Numbers, "b s"]
+    score_at: Int[Numbers, "b s"]
     ref_logp: Float[Numbers, "b s"]
 
     @staticmethod
@@ -70,14 +72,17 @@ class Rows:
             mass=np.zeros(b, np.float32),
             kind=np.zeros((b, s), np.int32),
             pair=np.full((b, s), -1, np.int32),
+            score_at=np.zeros((b, s), np.int32),
             ref_logp=np.zeros((b, s), np.float32),
         )
 
 
 @dataclass(frozen=True)
 class Segment:
-    """One view in tokens; the targets are ids[first:]. `trimmed` prompt tokens were cut off;
-    `ref_logp` is filled in by a reference pass."""
+    """One view in tokens; the targets are ids[first:]. `trimmed` prompt tokens were cut off, of
+    `spare` that may be (None: all but one); `ref_logp` is filled in by a reference pass. `spans`
+    are (number of targets, role, weight) of the pieces of the response, where these have roles of
+    their own."""
 
     ids: Int[np.ndarray, "n"]
     first: int
@@ -87,6 +92,13 @@ class Segment:
     trimmed: int = 0
     pair: int | None = None
     ref_logp: float = 0.0
+    spare: int | None = None
+    spans: tuple[tuple[int, int, float], ...] = ()
+
+    @property
+    def learned(self) -> int:
+        """Targets that are learned, if any are."""
+        return sum(n for n, _, w in self.spans if w) if self.spans else len(self.ids) - self.first
 
 
 @dataclass(frozen=True)
@@ -180,16 +192,19 @@ def _encode(
     for view, segment in zip(shown, segments):
         whose = f"record '{record.id}' of {record.source}: its {view.role.name} view"
         # The EOS alone does not count: a response that tokenizes to nothing teaches nothing.
-        if len(segment.ids) - segment.first < 2:
+        if segment.learned < 1 + view.ends:
             raise RecordError(f"{whose} has no supervised token.")
         if segment.first == 0:
             raise RecordError(f"{whose} has no token before the response to predict it from.")
         # Some tokenizers (Unigram, whole words) find the name of EOS in plain text.
-        if tokenizer.eos in segment.ids[segment.first : -1]:
+        if tokenizer.eos in segment.ids[segment.first : len(segment.ids) - view.ends]:
             raise RecordError(f"{whose} has an end-of-sequence token inside of the response.")
-    fitted = [_trim(s, max_tokens, tokenizer.bos is not None) for s in segments]
+    if any(len(s.ids) > max_tokens and v.overlong == "drop" for v, s in zip(shown, segments)):
+        return None, "too long", False
+    fitted = [trim(s, max_tokens, tokenizer.bos is not None) for s in segments]
     if None in fitted:
-        return None, "response too long", False
+        compared = any(s.spare is not None for s in segments)
+        return None, f"{'reference and ' if compared else ''}response too long", False
     trimmed = any(len(f.ids) < len(s.ids) for f, s in zip(fitted, segments))
     return Unit(index, tuple(fitted)), "", trimmed
 
@@ -198,13 +213,26 @@ def _segments(shown: list[View], tokenizer, template, split=False) -> list[Segme
     out = []
     for view in shown:
         prompt = render_prompt(template, view.prompt, view.judgment, tokenizer=tokenizer)
-        ids, first = encode_supervised(tokenizer, prompt, view.response, split=split)
-        out.append(Segment(ids, first, int(view.role), view.weight, view.twin, pair=view.pair))
+        pieces = [s.text for s in view.spans] or [view.response]
+        ids, borders = encode_pieces(tokenizer, prompt, pieces, split=split)
+        if view.ends:
+            ids.append(tokenizer.eos)
+            borders[-1] += 1
+        counts = np.diff(borders).tolist()
+        spans = tuple((n, int(s.role), s.weight) for n, s in zip(counts, view.spans))
+        told = dict(pair=view.pair, spans=spans)
+        ids = np.asarray(ids, np.int32)
+        shown = Segment(ids, borders[0], int(view.role), view.weight, view.twin, **told)
+        if view.kept:
+            before = render_prompt(template, view.prompt[: -view.kept], tokenizer=tokenizer)
+            shown = replace(shown, spare=len(tokenizer.encode_rendered(before)))
+        out.append(shown)
     return out
 
 
-def _trim(segment: Segment, max_tokens: int, has_bos: bool) -> Segment | None:
-    """Drop prompt tokens at the start, after BOS; None where the response alone is too long.
+def trim(segment: Segment, max_tokens: int, has_bos: bool) -> Segment | None:
+    """Drop prompt tokens at the start, after BOS; None where the response alone, with what must
+    stay before it, is too long.
 
     One token must stay before the response, to predict its first token.
     """
@@ -212,7 +240,8 @@ def _trim(segment: Segment, max_tokens: int, has_bos: bool) -> Segment | None:
     if excess <= 0:
         return segment
     start = int(has_bos)
-    if excess > segment.first - max(start, 1):
+    spare = segment.first - max(start, 1)
+    if excess > (spare if segment.spare is None else min(spare, segment.spare)):
         return None
     ids = np.concatenate([segment.ids[:start], segment.ids[start + excess :]])
     return replace(segment, ids=ids, first=segment.first - excess, trimmed=excess)
@@ -229,7 +258,8 @@ def place(rows: Rows, unit: Unit, row: int, offset: int, number: int, normalize:
 
     With `normalize = example` a view's weight is spread over its targets and the example weighs 1;
     with `token` every target weighs what its view weighs and the example as much as its response
-    has tokens; with `pair` every target weighs what its view weighs and the example 1.
+    has learned tokens; with `sum` and `pair` every target weighs what its view weighs and the
+    example 1.
     """
     begin, tables = number - 1, rows.kind.shape[1] > 0
     starts = offset + np.cumsum([0] + [len(s.ids) for s in unit.segments])
@@ -240,16 +270,21 @@ def place(rows: Rows, unit: Unit, row: int, offset: int, number: int, normalize:
         rows.targets[part] = shift(s.ids)
         rows.positions[part] = np.arange(len(s.ids))
         rows.segment[part] = number
-        rows.weight[row, here] = s.weight / (len(here) if normalize == "example" else 1)
+        rows.weight[row, here] = s.weight / (s.learned if normalize == "example" else 1)
         rows.role[row, here] = s.role
+        ends = np.cumsum([n for n, _, _ in s.spans])
+        for (n, role, weight), end in zip(s.spans, ends):
+            rows.weight[row, here[end - n : end]] *= weight
+            rows.role[row, here[end - n : end]] = role
         if s.twin is not None:
             rows.twin[row, here] = targets[s.twin]
         if tables:
             rows.kind[row, number - 1] = s.role
             rows.pair[row, number - 1] = -1 if s.pair is None else begin + s.pair
+            rows.score_at[row, number - 1] = start + len(s.ids) - 1
             rows.ref_logp[row, number - 1] = s.ref_logp
         number += 1
-    rows.mass[row] += len(targets[0]) if normalize == "token" else 1
+    rows.mass[row] += unit.segments[0].learned if normalize == "token" else 1
     return number
 
 

@@ -13,6 +13,7 @@ the template's become special ids: what is quoted is marked before it is put int
 
 import copy
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -169,6 +170,34 @@ def wrap(hf, name: str) -> Tokenizer:
     return Tokenizer(hf, bos, hf.eos_token_id, len(hf))
 
 
+def encode_pieces(
+    tokenizer: Tokenizer, prompt: str, pieces: Sequence[str], *, split: bool = False
+) -> tuple[list[int], list[int]]:
+    """Ids of BOS + prompt + pieces, and the length of these ids before each piece and at the end.
+
+    The prompt is a rendered template, the pieces plain text. What stands before a border has the
+    ids that it has without what follows: only where a token would straddle the border is the text
+    cut there, or, with `split`, at every border.
+    """
+    start = [] if tokenizer.bos is None else [tokenizer.bos]
+    ids, fixed, pending = tokenizer.encode_rendered(prompt), None, prompt
+    borders = [len(start) + len(ids)]
+    for piece in pieces:
+        if split:
+            whole = []
+        elif fixed is None:
+            whole = tokenizer.encode_rendered(pending + tokenizer.plain(piece))
+        else:
+            whole = fixed + tokenizer.continuation(pending + piece)
+        if split or whole[: len(ids)] != ids:
+            fixed, pending, whole = ids, piece, ids + tokenizer.continuation(piece)
+        else:
+            pending += piece if fixed is not None else tokenizer.plain(piece)
+        ids = whole
+        borders.append(len(start) + len(ids))
+    return start + ids, borders
+
+
 def encode_supervised(
     tokenizer: Tokenizer, prompt: str, response: str, *, split: bool = False
 ) -> tuple[Int[np.ndarray, "n"], int]:
@@ -178,9 +207,5 @@ def encode_supervised(
     are those that it has alone, as at inference. `split` cuts the text at the border even where no
     token straddles it.
     """
-    start = [] if tokenizer.bos is None else [tokenizer.bos]
-    head = tokenizer.encode_rendered(prompt)
-    whole = [] if split else tokenizer.encode_rendered(prompt + tokenizer.plain(response))
-    if split or whole[: len(head)] != head:
-        whole = head + tokenizer.continuation(response)
-    return np.asarray([*start, *whole, tokenizer.eos], np.int32), len(start) + len(head)
+    ids, (first, _) = encode_pieces(tokenizer, prompt, [response], split=split)
+    return np.asarray([*ids, tokenizer.eos], np.int32), first

@@ -8,6 +8,7 @@ own in the template, because there the judgment comes before the response.
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Literal
 
 from lfjax.data.records import Message, Record, RecordError
 
@@ -24,6 +25,17 @@ class Role(IntEnum):
     REFINED = 6  # the improved response after prompt, response, judgment and the request for it
     CHOSEN = 7  # the better response of a pair after its prompt
     REJECTED = 8  # the worse one
+    DRAFT = 14  # a response that its own critique and refinement follow, in one turn
+    IMPROVED = 9  # the better response after prompt, worse response and the request for a better
+    # One response compared with another, shown as an improvement of it. Better with worse, each
+    # with itself, worse with better:
+    GAP_WL = 10
+    GAP_WW = 11
+    GAP_LL = 12
+    GAP_LW = 13
+
+
+GAPS = (Role.GAP_WL, Role.GAP_WW, Role.GAP_LL, Role.GAP_LW)
 
 
 CRITIQUE_REQUEST = "Judge your last answer. Name each fault that it has, or say that it has none."
@@ -31,6 +43,17 @@ REFINE_REQUEST = (
     "Your last answer was judged as follows.\n\n{judgment}\n\nWrite the answer again, so that "
     "nothing of this is left to criticize. Give nothing but the new answer."
 )
+IMPROVE_REQUEST = "Write a better answer than your last one. Give nothing but the new answer."
+
+
+@dataclass(frozen=True)
+class Span:
+    """A piece of a view's response with a role of its own. What `weight` is to the response, it is
+    to the piece; with 0 the piece is shown and not learned."""
+
+    role: Role
+    text: str
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -40,7 +63,11 @@ class View:
 
     `weight` is what the mean over the response's tokens counts in the example's loss; with 0 the
     tokens are scored but not learned. `twin` is the index, among the views of the record, of the
-    one whose same token is linked; `pair` of the one that it is compared with as a whole.
+    one whose same token is linked; `pair` of the one that it is compared with as a whole. Of a
+    prompt that is too long, the last `kept` messages stay whole. `spans` are the pieces that
+    the response is made of, where these have roles of their own; no token reaches over their
+    borders. Without `ends` no EOS follows. `overlong` says what becomes of a text that is too long:
+    `trim_prompt` takes tokens from the start of its prompt, `drop` leaves the record out.
     """
 
     role: Role
@@ -50,6 +77,10 @@ class View:
     weight: float = 1.0
     twin: int | None = None
     pair: int | None = None
+    kept: int = 0
+    spans: tuple[Span, ...] = ()
+    ends: bool = True
+    overlong: Literal["trim_prompt", "drop"] = "trim_prompt"
 
 
 def plain(
@@ -97,6 +128,34 @@ def pair(record: Record) -> list[View]:
     ]
 
 
+def improve(record: Record) -> list[View]:
+    """x, y_ref → y: the better response, where the worse one has been given. None for a record
+    whose responses are all equally good."""
+    sides = best_and_worst(record)
+    if not sides:
+        return []
+    better, worse = sides
+    return [View(Role.IMPROVED, after_reference(record, worse), better, kept=2)]
+
+
+def gap(record: Record) -> list[View]:
+    """x, y_ref, y for the better and the worse response in all four pairings, in the order of
+    `GAPS`, laid out as an improvement of the reference is (`improve`).
+
+    `pair` makes a ring of them, each pointing to the next. None for a record whose responses are
+    all equally good.
+    """
+    sides = best_and_worst(record)
+    if not sides:
+        return []
+    better, worse = sides
+    pairings = ((better, worse), (better, better), (worse, worse), (worse, better))
+    return [
+        View(role, after_reference(record, reference), text, pair=(i + 1) % 4, kept=2)
+        for i, (role, (text, reference)) in enumerate(zip(GAPS, pairings))
+    ]
+
+
 def refined(record: Record, role: Role = Role.PLAIN, *, weight: float = 1.0) -> View:
     """x → y′: the improved response as if it had been the first."""
     return View(role, record.prompt, need_refinement(record), None, weight)
@@ -112,6 +171,12 @@ def after_response(record: Record, request: str) -> tuple[Message, ...]:
     RecordError where there is no response."""
     turns = Message("assistant", need_response(record)), Message("user", request)
     return (*record.prompt, *turns)
+
+
+def after_reference(record: Record, reference: str) -> tuple[Message, ...]:
+    """The conversation with a response to it and the request for a better one: what an improver
+    reads, in training and at inference, and what a gap reward reads before the candidate."""
+    return (*record.prompt, Message("assistant", reference), Message("user", IMPROVE_REQUEST))
 
 
 def refine_request(judgment: str) -> str:

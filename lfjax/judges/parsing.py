@@ -3,48 +3,27 @@ or a critique, or to the reason why it is none. What cannot be read is missing, 
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from lfjax.data.critiques import (
+    ANY_SCORE,
+    FEEDBACK,
+    IMPROVED,
+    OVERALL_SCORE,
+    PARTS,
+    SCALE,
+    part_of,
+)
 from lfjax.data.records import Feedback
 from lfjax.data.sources.judged import ERROR_JUDGMENT, SATISFACTORY_SCORE
-
-SCALE = (1.0, 10.0)
 
 PERFECT = re.compile(r"[\W_]*perfect(?![\w-])", re.IGNORECASE)
 DECISION = re.compile(r"\b(yes|no)\b[^\w]*\Z", re.IGNORECASE)
 VERDICT = re.compile(r"\[\[\s*(A|B|tie)\s*\]\]", re.IGNORECASE)
 BARE_VERDICT = re.compile(r"[\W_]*(A|B|tie)[\W_]*", re.IGNORECASE)
 VERDICTS = {"a": "first", "b": "second", "tie": "tie"}
-
-# A mark after its label: `Score: [[6]]`, `**Score:** 7/10`, `Score (1-10): 7.5`. A range is none,
-# nor is a mark out of another number than 10. `(?>…)` gives no digits back: 7.5-8 is not 7. (`*+`
-# gives nothing back either: a line of ten thousand underscores is read once.)
-SCORE = (
-    r"score\b[\s*_]*+(?:\([^()\n]*\))?+[\s*_]*+[:=]?+[\s*_]*+\[{0,2}+[ \t]*+"
-    r"((?>[0-9]+(?:\.[0-9]+)?))"
-    r"(?!\.?[0-9])"
-    r"(?![ \t*_\]]*(?:-|–|—|to\b)[ \t*_\[]*[0-9])"
-    r"(?![ \t*_\]]*(?:/|out[ \t]+of\b)[ \t*_\[]*(?!10\b)[0-9])"
-)
-ANY_SCORE = re.compile(r"\b" + SCORE, re.IGNORECASE)
-OVERALL_SCORE = re.compile(r"\boverall[ \t]+" + SCORE, re.IGNORECASE)
-
-# `### Improved Response`, `**Improved Response:** text`, `## 4. Improved Response`: marked as a
-# heading, and nothing after it on its line but behind a colon.
-IMPROVED = re.compile(
-    r"^(?=[^\n]*?(?:\#|\*\*|__))[ \t#*_]*+(?:[0-9]+[.)])?+[ \t*_]*+improved[ \t]+response[ \t#*_]*+"
-    r"(?::[ \t*_]*|$)",
-    re.IGNORECASE | re.MULTILINE,
-)
-FEEDBACK = re.compile(r"\A#+[ \t]*feedback[ \t]*:?[ \t]*$", re.IGNORECASE | re.MULTILINE)
-# The title of a part of a critique, up to its colon or the end of its line.
-PART = re.compile(
-    r"^[ \t#*_]*+(?:[0-9]+[.)])?+[ \t*_]*+[^\n:.*]{0,40}?"
-    r"\b(?P<word>weakness|advice|suggest|rating|score)[^\n:.*]{0,30}[ \t*_]*(?::[ \t*_]*|$)",
-    re.IGNORECASE | re.MULTILINE,
-)
-STEP = re.compile(r"^[ \t#*_]*([0-9]+)[.)][ \t*_]*", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -127,12 +106,15 @@ def both_orders(straight: Verdict | Missing, swapped: Verdict | Missing) -> Verd
     return straight if straight == other else "tie"
 
 
-def critique(text: str) -> Critique | Missing:
+def critique(text: str, needs: Sequence[str] = PARTS) -> Critique | Missing:
     """Weaknesses, advice, `Overall Score: [[n]]`, and a refinement under a heading (Hu et al. 2024,
     table 1 and the format rule of section 4.1).
 
     The feedback's text is all that stands before the heading; a score that a critic gives to its
     own refinement does not count. It is never positive: it names weaknesses.
+
+    Args:
+      needs: parts without which it is none, for models that were taught to leave some out.
     """
     said = _spoken(text)
     heads = list(IMPROVED.finditer(said))
@@ -144,13 +126,16 @@ def critique(text: str) -> Critique | Missing:
         return Missing("improved response is empty")
     score = _score(OVERALL_SCORE, before)
     if isinstance(score, Missing):
-        return score
-    weaknesses, suggestions = _parts(before)
-    if weaknesses is None and "weakness" not in before.lower():
+        if "score" in needs:
+            return score
+        score = None
+    weaknesses, suggestions = part_of(before, "weaknesses"), part_of(before, "suggestions")
+    if "weaknesses" in needs and weaknesses is None and "weakness" not in before.lower():
         return Missing("no weaknesses")
-    if suggestions is None and not re.search("advice|suggest", before, re.IGNORECASE):
+    said_so = re.search("advice|suggest", before, re.IGNORECASE)
+    if "suggestions" in needs and suggestions is None and not said_so:
         return Missing("no advice")
-    polarity = "mixed" if score >= SATISFACTORY_SCORE else "negative"
+    polarity = "mixed" if score is not None and score >= SATISFACTORY_SCORE else "negative"
     notes = dict(score=score, scale=SCALE, weaknesses=weaknesses, suggestions=suggestions)
     return Critique(Feedback(before, polarity, **notes), refinement)
 
@@ -167,22 +152,3 @@ def _score(pattern: re.Pattern, text: str) -> float | Missing:
         return Missing("several scores" if found else "no score")
     score = found.pop()
     return score if SCALE[0] <= score <= SCALE[1] else Missing("score is not from 1 to 10")
-
-
-def _parts(text: str) -> tuple[str | None, str | None]:
-    """(weaknesses, suggestions) of a critique by the titles before them; where nothing is titled,
-    of the numbered steps 1 and 2 of three."""
-    titles = list(PART.finditer(text))
-    words = [t["word"].lower() for t in titles]
-    if not {"weakness", "advice", "suggest"} & {*words}:
-        titles = list(STEP.finditer(text))
-        words = [t[1] for t in titles]
-        if words != ["1", "2", "3"]:
-            return None, None
-    ends = [t.start() for t in titles[1:]] + [len(text)]
-    bodies = [text[t.end() : end].strip(" \t\n*_#") for t, end in zip(titles, ends)]
-
-    def first(*known: str) -> str | None:
-        return next((b for w, b in zip(words, bodies) if w in known and b), None)
-
-    return first("weakness", "1"), first("advice", "suggest", "2")

@@ -1,4 +1,5 @@
-"""What a method is: the views it needs and a pure loss over token log-probabilities."""
+"""What a method is: the views it needs and a pure loss over token log-probabilities, or over
+scores of whole segments."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,12 +16,16 @@ class Method:
 
     Attributes:
       views: (record, **options) -> the views to show; none leaves the record out.
-      loss: (logp_bt, rows, **options) -> (Total, metrics as Totals).
+      loss: (logp_bt, rows, **options) -> (Total, metrics as Totals). A method that calibrates is
+        given scores `[b, s]` of the segments instead, from a scalar head that is trained too.
       options: every option with its default; `views` and `loss` both get all of them.
-      normalize: `example` (a mean over each response, then over examples), `token`, or, where the
-        loss compares whole responses, `pair`.
+      normalize: `example` (a mean over each response, then over examples), `token`, `sum` (over
+        each response, then a mean over examples), or, where the loss compares whole responses,
+        `pair`.
       check: (**options) raises a UserError for an option that makes no sense.
       needs_reference: (**options) -> whether the loss reads the column `ref_logp`.
+      calibrate: (scores of held-out records, their kinds, **options) -> what is kept beside the
+        weights of a model that scores, to know what its numbers mean.
     """
 
     views: Callable[..., list[View]]
@@ -29,6 +34,12 @@ class Method:
     normalize: str = "example"
     check: Callable[..., None] = lambda **_: None
     needs_reference: Callable[..., bool] = lambda **_: False
+    calibrate: Callable[..., dict[str, Any]] | None = None
+
+    @property
+    def scores(self) -> bool:
+        """Trains a model that scores whole segments."""
+        return self.calibrate is not None
 
     def checked(self, given: dict[str, Any]) -> dict[str, Any]:
         """All options, those not given at their defaults.
@@ -48,7 +59,7 @@ class Method:
 
     def checked_normalize(self, given: str) -> str:
         """Raises: UserError for a normalisation that the loss cannot be given."""
-        known = ("pair",) if self.normalize == "pair" else ("example", "token")
+        known = ("pair",) if self.normalize == "pair" else ("example", "token", "sum")
         if given not in known:
             raise UserError(f"normalize='{given}': expected {' or '.join(known)} with this method.")
         return given

@@ -1,0 +1,71 @@
+"""The words of a critique and where its parts stand: what critics are asked to write for SRT (Hu et
+al. 2024, arXiv 2406.07168, table 1), and what a model that criticises itself writes.
+
+Weaknesses, advice, `Overall Score: [[n]]`, and under a heading the improved response.
+"""
+
+import re
+
+SCALE = (1.0, 10.0)
+PARTS = ("weaknesses", "suggestions", "score")  # of a feedback, in their order
+
+# A mark after its label: `Score: [[6]]`, `**Score:** 7/10`, `Score (1-10): 7.5`. A range is none,
+# nor is a mark out of another number than 10. `(?>…)` gives no digits back: 7.5-8 is not 7. (`*+`
+# gives nothing back either: a line of ten thousand underscores is read once.)
+SCORE = (
+    r"score\b[\s*_]*+(?:\([^()\n]*\))?+[\s*_]*+[:=]?+[\s*_]*+\[{0,2}+[ \t]*+"
+    r"((?>[0-9]+(?:\.[0-9]+)?))"
+    r"(?!\.?[0-9])"
+    r"(?![ \t*_\]]*(?:-|–|—|to\b)[ \t*_\[]*[0-9])"
+    r"(?![ \t*_\]]*(?:/|out[ \t]+of\b)[ \t*_\[]*(?!10\b)[0-9])"
+)
+ANY_SCORE = re.compile(r"\b" + SCORE, re.IGNORECASE)
+OVERALL_SCORE = re.compile(r"\boverall[ \t]+" + SCORE, re.IGNORECASE)
+
+# `### Improved Response`, `**Improved Response:** text`, `## 4. Improved Response`: marked as a
+# heading, and nothing after it on its line but behind a colon.
+IMPROVED = re.compile(
+    r"^(?=[^\n]*?(?:\#|\*\*|__))[ \t#*_]*+(?:[0-9]+[.)])?+[ \t*_]*+improved[ \t]+response[ \t#*_]*+"
+    r"(?::[ \t*_]*|$)",
+    re.IGNORECASE | re.MULTILINE,
+)
+FEEDBACK = re.compile(r"\A#+[ \t]*feedback[ \t]*:?[ \t]*$", re.IGNORECASE | re.MULTILINE)
+# The title of a part of a critique, up to its colon or the end of its line.
+PART = re.compile(
+    r"^[ \t#*_]*+(?:[0-9]+[.)])?+[ \t*_]*+[^\n:.*]{0,40}?"
+    r"\b(?P<word>weakness|advice|suggest|rating|score)[^\n:.*]{0,30}[ \t*_]*(?::[ \t*_]*|$)",
+    re.IGNORECASE | re.MULTILINE,
+)
+STEP = re.compile(r"^[ \t#*_]*([0-9]+)[.)][ \t*_]*", re.MULTILINE)
+KINDS = {"weakness": PARTS[0], "advice": PARTS[1], "suggest": PARTS[1]}
+KINDS |= {"rating": PARTS[2], "score": PARTS[2]}
+
+
+def sections(text: str) -> list[tuple[str, int, int, int]]:
+    """(which of `PARTS`, where its title begins, where its body begins, where it ends) of a
+    feedback's parts, by the titles before them; where nothing is titled, of its three numbered
+    steps. None where it cannot be taken apart."""
+    titles = list(PART.finditer(text))
+    kinds = [KINDS[t["word"].lower()] for t in titles]
+    if not {*PARTS[:2]} & {*kinds}:
+        titles, kinds = list(STEP.finditer(text)), list(PARTS)
+        if [t[1] for t in titles] != ["1", "2", "3"]:
+            return []
+    ends = [t.start() for t in titles[1:]] + [len(text)]
+    return [(k, t.start(), t.end(), end) for k, t, end in zip(kinds, titles, ends)]
+
+
+def part_of(text: str, part: str) -> str | None:
+    """What a feedback says in one of its parts; None where it has no such part, or says nothing."""
+    bodies = (text[a:b].strip(" \t\n*_#") for kind, _, a, b in sections(text) if kind == part)
+    return next(filter(None, bodies), None)
+
+
+def without(text: str, part: str) -> str | None:
+    """A feedback less one of its parts, title and all; None where it has no such part, or no
+    other."""
+    found = sections(text)
+    if part not in [kind for kind, *_ in found]:
+        return None
+    kept = [text[: found[0][1]], *(text[a:b] for kind, a, _, b in found if kind != part)]
+    return "".join(kept).strip() or None

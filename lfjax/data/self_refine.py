@@ -1,0 +1,85 @@
+"""The text of a model that criticises and refines its own answer, as one assistant turn (Hu et al.
+2024, arXiv 2406.07168, equation 1): the response, feedback on it, and the refinement, each under
+its heading. Here it is written for training and begun for inference.
+"""
+
+import re
+
+from lfjax.data.critiques import PARTS, without
+from lfjax.data.records import Record, RecordError
+from lfjax.data.views import Role, Span, View, need_critique, need_refinement, need_response
+
+FEEDBACK_HEADING = "\n\n### Feedback\n"
+REFINEMENT_HEADING = "\n\n### Improved Response\n"
+STOP = "### Feedback"  # where a response ends, if the model goes on to its feedback
+STOPS = {"feedback": "### Improved Response"}  # the same of a model that learned to leave it out
+
+# What can be left out of the text, which are the ablations of the paper's table 6: a part of the
+# feedback, the feedback, or all but the refinement.
+LEAVE_OUT = ("", *PARTS, "feedback", "draft")
+
+TAKEN = re.compile(
+    r"^[ \t]*(?:#+[ \t]*(?:feedback|improved[ \t]+response)\b|<\|(?:user|assistant|system)\|>)",
+    re.IGNORECASE | re.MULTILINE,
+)
+
+
+def self_refine(record: Record, *, leave_out: str = "", loss_on_response: bool = True) -> View:
+    """x → y, j, y′, with loss on all three and their headings.
+
+    A text that is too long is dropped: cut short, it would lose the refinement.
+
+    Args:
+      leave_out: of `LEAVE_OUT`.
+      loss_on_response: without it the response is shown and not learned.
+
+    Raises: RecordError for a record that lacks one of the texts, whose feedback cannot be taken
+    apart, or in which a text holds a heading of its own.
+    """
+    refinement = need_refinement(record).strip()
+    parts = [Span(Role.REFINED, refinement)]
+    if leave_out != "draft":
+        response = need_response(record).strip()
+        draft = Span(Role.DRAFT, response, 1.0 if loss_on_response else 0.0)
+        parts = [draft, Span(Role.REFINED, REFINEMENT_HEADING), *parts]
+        if leave_out != "feedback":
+            feedback = feedback_text(record, leave_out)
+            said = Span(Role.CRITIQUE, FEEDBACK_HEADING), Span(Role.CRITIQUE, feedback)
+            parts = [draft, *said, *parts[1:]]
+    for text in (*(m.content for m in record.prompt), *(p.text for p in parts if _own(p.text))):
+        if found := TAKEN.search(text):
+            raise RecordError(
+                f"record '{record.id}' of {record.source}: a line begins with "
+                f"'{found[0].strip()}', which marks a part of a self-refinement's text."
+            )
+    whole = "".join(p.text for p in parts)
+    return View(Role.REFINED, record.prompt, whole, spans=tuple(parts), overlong="drop")
+
+
+def feedback_text(record: Record, leave_out: str = "") -> str:
+    """What was said of the response, less one of its parts. Raises: RecordError where there is
+    nothing, or it has no such part."""
+    text = need_critique(record)
+    kept = without(text, leave_out) if leave_out in PARTS else text
+    if kept is None:
+        raise RecordError(
+            f"record '{record.id}' of {record.source}: its feedback cannot be told from its "
+            f"{leave_out}, which are to be left out; expected titles such as 'Weaknesses:', "
+            "'Advice:' and 'Overall Score:', each at the beginning of a line."
+        )
+    return kept
+
+
+def begun(response: str, leave_out: str = "") -> tuple[str, ...]:
+    """How the turn begins at inference, after a response: the heading is not left to the model."""
+    heading = REFINEMENT_HEADING if leave_out == "feedback" else FEEDBACK_HEADING
+    return (response.strip(), heading)
+
+
+def begun_with(response: str, feedback: str) -> tuple[str, ...]:
+    """How the turn begins where the feedback is another one's."""
+    return (response.strip(), FEEDBACK_HEADING, feedback.strip(), REFINEMENT_HEADING)
+
+
+def _own(text: str) -> bool:
+    return text not in (FEEDBACK_HEADING, REFINEMENT_HEADING)
