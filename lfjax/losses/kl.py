@@ -6,8 +6,6 @@ As in `logprobs`, logits exist for one chunk at a time and the backward pass com
 Under a mesh both heads are gathered over `fsdp` once, before the loop over chunks.
 """
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -40,8 +38,7 @@ def exact_kl(
 
     def local(hidden_p, head_p, hidden_q, head_q):
         if not mesh.empty:
-            gathered = partial(lax.all_gather, axis_name="fsdp", axis=1, tiled=True)
-            head_p, head_q = gathered(head_p), gathered(head_q)
+            head_p, head_q = _gathered(head_p), _gathered(head_q)
 
         @jax.checkpoint
         def one(x):
@@ -63,6 +60,13 @@ def exact_kl(
         specs = (states, head, states, head)
         local = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=P(BATCH, None))
     return local(*arrays)
+
+
+def _gathered(head):
+    """Whole columns, and of each device its own: else a chunk's gradients would be summed over
+    devices at once, in every turn of the loop."""
+    head = lax.all_gather(head, "fsdp", axis=1, tiled=True)
+    return lax.pcast(head, "data", to="varying")
 
 
 def _log_softmax(hidden_cd, head_vd, softcap, mesh):
