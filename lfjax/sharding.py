@@ -31,6 +31,7 @@ TRAIN_RULES = (
     (r"layers/.*/(o|down)/a$", P(None, "tensor", None)),
     (r"layers/.*/(o|down)/b$", P(None, None, "fsdp")),
     (r"norm/scale$", P()),
+    (r"score/kernel$", P()),
     (r"(^|/)(step|count)$", P()),
 )
 

@@ -4,7 +4,7 @@ method with other options is named as such."""
 from dataclasses import replace
 
 from lfjax.errors import UserError, nearest
-from lfjax.methods import cut, dpo, sft
+from lfjax.methods import cut, dpo, gap, reward, sft, srt
 from lfjax.methods.method import Method
 
 
@@ -17,6 +17,9 @@ METHODS: dict[str, Method] = {
     "sft": sft.METHOD,
     "cut": cut.METHOD,
     "dpo": dpo.METHOD,
+    "srt": srt.METHOD,
+    "reward": reward.METHOD,
+    "gap": gap.METHOD,
     "hindsight": _as(cut.METHOD, use_l1=False),
     "unlikelihood": _as(cut.METHOD, detect="all"),
     "forward_prediction": replace(_as(sft.METHOD, target="forward"), normalize="example"),

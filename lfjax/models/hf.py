@@ -192,9 +192,10 @@ def save_hf(
     template: str,
     *,
     dtype: str,
+    beside: dict[str, bytes] | None = None,
 ) -> None:
     """Write a directory that transformers loads: config, safetensors with an index, tokenizer and
-    chat template.
+    chat template; and the files `beside`, by name.
 
     It appears under its name only when complete; one of that name is replaced. Of a multi-modal
     model the text model is written.
@@ -212,6 +213,8 @@ def save_hf(
     (folder / "generation_config.json").write_text(json.dumps(stops, indent=2) + "\n")
     tokenizer.hf.chat_template = template
     tokenizer.hf.save_pretrained(folder)
+    for name, content in (beside or {}).items():
+        (folder / name).write_bytes(content)
     if target.exists():
         shutil.rmtree(target)
     folder.rename(target)

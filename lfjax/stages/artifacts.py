@@ -17,7 +17,7 @@ from lfjax.training.logs import write_atomic
 
 PACKAGES = ("lfjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
 FOLDER_FILES = (
-    *("config.json", "adapter_config.json", "dataset_info.json", "tokenizer.json"),
+    *("config.json", "adapter_config.json", "dataset_info.json", "tokenizer.json", "score.json"),
     *("*.safetensors", "*.safetensors.index.json"),
 )
 # Files above this are hashed by size, head and tail: reading 140 GB of weights would take longer

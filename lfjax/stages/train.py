@@ -23,10 +23,12 @@ from lfjax.methods.method import Method
 from lfjax.models.config import ModelConfig, read_hf_config
 from lfjax.models.flops import train_flops
 from lfjax.models.hf import save_hf, stored_dtype
+from lfjax.models.scalar import apart, head_files
 from lfjax.sharding import BATCH, axis_size, put
 from lfjax.stages.artifacts import Result, Stage
 from lfjax.stages.blame import make_blame
 from lfjax.stages.reference import with_reference
+from lfjax.stages.scoring import calibrated
 from lfjax.stages.trainable import check_model, make_trainable
 from lfjax.training.checkpoint import Checkpoints
 from lfjax.training.logs import MetricLog, StopSignal, progress
@@ -70,7 +72,7 @@ def train(stage: Stage) -> Result:
     raw = read_hf_config(source)
     config = ModelConfig.from_hf(raw, source)
     check_model(config, c, tokenizer, mesh, source)
-    model = make_trainable(stage, config)
+    model = make_trainable(stage, config, scalar=method.scores)
     frozen = model.frozen
 
     def loss_fn(trained, rows, frozen, key):
@@ -176,10 +178,17 @@ def train(stage: Stage) -> Result:
         state = checkpoints.restore(chosen, abstract)
     checkpoints.close()
     dtype = c.export_dtype or stored_dtype(source)
+    beside, meaning = {}, {}
+    if method.scores:
+        meaning = calibrated(stage, method, options, heldout, model, state.params)
+        beside = head_files(apart(state.params)[1], meaning)
     params = model.merged(state.params, stage.folder / "adapter")
-    chat = export_text(template, tokenizer)
-    save_hf(stage.folder / "hf", params, config, raw, tokenizer, chat, dtype=dtype)
-    return summary(stage, batches, config, chosen or last, time.monotonic() - start)
+    how = dict(dtype=dtype, beside=beside)
+    save_hf(
+        stage.folder / "hf", params, config, raw, tokenizer, export_text(template, tokenizer), **how
+    )
+    told = {k: meaning[k] for k in ("offset", "spread") if meaning}
+    return summary(stage, batches, config, chosen or last, time.monotonic() - start, told)
 
 
 # --- parts of the stage -----------------------------------------------------------------------
@@ -217,6 +226,10 @@ def make_data(
         if c.best:
             raise UserError(
                 f"best='{c.best}' needs evaluation: set eval_steps, eval_epochs or eval_examples."
+            )
+        if method.scores and not kept_out:
+            raise UserError(
+                "a model that scores is calibrated on held-out records: set data.heldout_examples."
             )
         if not kept_out:
             return batches, None, every
@@ -313,14 +326,20 @@ class Reporter:
 
 
 def summary(
-    stage: Stage, batches: Batches, config: ModelConfig, chosen: int, seconds: float
+    stage: Stage,
+    batches: Batches,
+    config: ModelConfig,
+    chosen: int,
+    seconds: float,
+    more: dict[str, float],
 ) -> Result:
-    """Headline numbers, from the log: a run that was restarted at its very end has no others."""
+    """Headline numbers, from the log: a run that was restarted at its very end has no others.
+    `more` is added to them."""
     rows = map(json.loads, (stage.folder / "metrics.jsonl").read_text().splitlines())
     at = {row["step"]: row for row in rows}
     plan = batches.plan
     headline = {"steps": plan.steps, "loss": at[plan.steps]["loss"], "exported_step": chosen}
-    headline |= {k: v for k, v in at[chosen].items() if k.startswith("heldout/")}
+    headline |= {k: v for k, v in at[chosen].items() if k.startswith("heldout/")} | more
     lengths = [n for s in range(plan.steps) for n in batches.segment_lengths(s)]
     cost = {
         "tokens": sum(lengths),

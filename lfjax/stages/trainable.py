@@ -1,5 +1,5 @@
-"""What a train stage trains: all parameters, or adapters on frozen ones; where they come from, and
-how they leave."""
+"""What a train stage trains: all parameters, or adapters on frozen ones, with a scalar head or
+without; where they come from, and how they leave."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from lfjax.errors import UserError
 from lfjax.models.config import ModelConfig
@@ -22,6 +23,7 @@ from lfjax.models.decoder import (
 )
 from lfjax.models.hf import load_params
 from lfjax.models.lora import LoraConfig, load_peft, merge, save_peft
+from lfjax.models.scalar import abstract_head, apart, has_head, load_head, score_fn
 from lfjax.sharding import axis_size, tree_shardings
 from lfjax.stages.artifacts import Stage
 
@@ -31,12 +33,13 @@ class Trainable:
     """The split of a model into what is trained and what is not.
 
     Attributes:
-      abstract: what is trained, as ShapeDtypeStructs.
+      abstract: what is trained, as ShapeDtypeStructs; a scalar head is an entry of it.
       frozen: the base under adapters, on its shards; None where all is trained.
-      logprobs: (trained, rows, frozen, key) -> log-probability of every target.
+      logprobs: (trained, rows, frozen, key) -> log-probability of every target; or, with a scalar
+        head, the score of every segment.
       fresh: () -> what is trained, before the first step, on its shards.
-      merged: (trained, folder) -> all parameters. With adapters these are written to the folder in
-        peft's format, and the base is used up.
+      merged: (trained, folder) -> all parameters but those of a head. With adapters these are
+        written to the folder in peft's format, and the base is used up.
     """
 
     abstract: Any
@@ -46,35 +49,61 @@ class Trainable:
     merged: Callable[[Any, Path], Any]
 
 
-def make_trainable(stage: Stage, config: ModelConfig) -> Trainable:
-    """The model of a stage, adapters and all.
+def make_trainable(stage: Stage, config: ModelConfig, *, scalar: bool = False) -> Trainable:
+    """The model of a stage, adapters and all; with `scalar`, one that scores segments.
 
-    Raises: UserError for settings, weights or adapter files that make no sense.
+    Raises: UserError for weights or adapter files that make no sense.
     """
     c, source = stage.config, stage.inputs["init"]
     lora = lora_config(c.lora, config)
-    forward = logprob_fn(Decoder(config, c.dtype, c.remat, lora), chunk=c.logprob_chunk)
+    forward = _forward(Decoder(config, c.dtype, c.remat, lora), c.logprob_chunk, scalar)
+    head = abstract_head(config) if scalar else {}
+    start = partial(initial_head, stage, config) if scalar else dict
     if lora is None:
         return Trainable(
-            abstract_params(config),
+            abstract_params(config) | head,
             None,
-            lambda trained, rows, frozen, key=None: forward(trained, rows),
-            partial(initial_params, stage, config),
-            lambda trained, folder: trained,
+            lambda trained, rows, frozen, key=None: forward(*apart(trained), rows),
+            lambda: initial_params(stage, config) | start(),
+            lambda trained, folder: apart(trained)[0],
         )
     base = initial_params(stage, config, c.lora.base_dtype)
 
+    def logprobs(trained, rows, frozen, key=None):
+        adapters, score = apart(trained)
+        return forward(frozen, score, rows, adapters, key)
+
     def merged(trained, folder):
-        save_peft(folder, trained, lora, source)
-        return jax.jit(partial(merge, config=lora), donate_argnums=0)(base, trained)
+        adapters = apart(trained)[0]
+        save_peft(folder, adapters, lora, source)
+        return jax.jit(partial(merge, config=lora), donate_argnums=0)(base, adapters)
 
     return Trainable(
-        abstract_lora(config, lora),
+        abstract_lora(config, lora) | head,
         base,
-        lambda trained, rows, frozen, key=None: forward(frozen, rows, trained, key),
-        partial(initial_lora, stage, config, lora),
+        logprobs,
+        lambda: initial_lora(stage, config, lora) | start(),
         merged,
     )
+
+
+def _forward(model: Decoder, chunk: int, scalar: bool) -> Callable[..., jax.Array]:
+    """(params, head, rows, lora, key) -> what the loss reads."""
+    if scalar:
+        return score_fn(model)
+    logprobs = logprob_fn(model, chunk=chunk)
+    return lambda params, head, rows, lora=None, key=None: logprobs(params, rows, lora, key)
+
+
+def initial_head(stage: Stage, config: ModelConfig) -> dict[str, Any]:
+    """The head of the model directory, where it has one, or zeros: on its shards."""
+    abstract = abstract_head(config)
+    shardings = tree_shardings(abstract, stage.mesh)
+    if has_head(stage.inputs["init"]):
+        found = {"score": load_head(stage.inputs["init"], config)[0]}
+        return jax.tree.map(jax.device_put, found, shardings)
+    zeros = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), abstract)
+    return jax.tree.map(jax.device_put, zeros, shardings)
 
 
 def check_model(config: ModelConfig, c, tokenizer, mesh, source: str) -> None:
