@@ -5,12 +5,15 @@ reference is the model that training starts from; its log-probabilities are a co
 b rows, t tokens, s segments of a row.
 """
 
+from dataclasses import replace
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lfjax.data.records import Record
 from lfjax.data.rows import Rows
-from lfjax.data.views import Role, View, pair
+from lfjax.data.self_refine import FEEDBACK_HEADING
+from lfjax.data.views import Role, Span, View, pair
 from lfjax.errors import UserError
 from lfjax.losses import Total, at_pair, masked_mean, segment_sum
 from lfjax.losses.dpo import KINDS, margin, preference_loss
@@ -26,13 +29,26 @@ OPTIONS = {
     "reference_free": False,
     "nll": 0.0,  # weight of the chosen responses' negative log-likelihood
     "nll_mean": "token",  # over the step's chosen tokens, or sequence: over each response first
+    # what is scored after each response: eos; feedback_header, which for SRT keeps the model going
+    # on to its feedback; or none
+    "terminator": "eos",
+    "overlong": "trim_prompt",  # what becomes of a pair that is too long: or drop
 }
+TERMINATORS = ("eos", "feedback_header", "none")
 
 
-def views(record: Record, **_) -> list[View]:
+def views(record: Record, *, terminator, overlong, **_) -> list[View]:
     """x → y⁺ and x → y⁻. A satisfactory response that nothing is compared with is left out."""
     alone = not record.candidates and not record.refinement
-    return [] if record.satisfactory and alone else pair(record)
+    shown = [] if record.satisfactory and alone else pair(record)
+    shown = [replace(v, overlong=overlong, ends=terminator == "eos") for v in shown]
+    return [_headed(v) for v in shown] if terminator == "feedback_header" else shown
+
+
+def _headed(view: View) -> View:
+    """The response, and the heading of feedback after it."""
+    texts = view.response.strip(), FEEDBACK_HEADING
+    return replace(view, response="".join(texts), spans=tuple(Span(view.role, t) for t in texts))
 
 
 def loss(
@@ -48,6 +64,7 @@ def loss(
     reference_free,
     nll,
     nll_mean,
+    **_,
 ) -> tuple[Total, dict[str, Total]]:
     """A mean over pairs, plus a multiple of the chosen responses' mean negative log-likelihood."""
     learned = rows.weight > 0
@@ -80,11 +97,18 @@ def loss(
         "nll_chosen": masked_mean(-logp, learned & (rows.role == Role.CHOSEN)),
         "length_chosen": masked_mean(size, here),
         "length_rejected": masked_mean(size, rows.kind == Role.REJECTED),
+        "length_gap": masked_mean(longer, here),
     }
 
 
-def check(*, beta, kind, label_smoothing, nll_mean, **_) -> None:
+def check(*, beta, kind, label_smoothing, nll_mean, terminator, overlong, **_) -> None:
     """Raises: UserError for an option outside of its choices."""
+    for name, value, known in (
+        ("terminator", terminator, TERMINATORS),
+        ("overlong", overlong, ("trim_prompt", "drop")),
+    ):
+        if value not in known:
+            raise UserError(f"method option {name}='{value}': expected {', '.join(known)}.")
     if kind not in KINDS:
         raise UserError(f"method option kind='{kind}': expected {', '.join(KINDS)}.")
     if beta <= 0:

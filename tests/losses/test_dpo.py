@@ -118,6 +118,7 @@ def test_metrics_of_the_example():
         "nll_chosen": 2.625,
         "length_chosen": 8,
         "length_rejected": 6,
+        "length_gap": 2,
     }
     found = {name: float(total.mean) for name, total in metrics.items()}
     assert found == pytest.approx(expected, abs=1e-5)
