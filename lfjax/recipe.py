@@ -304,6 +304,32 @@ def gate(
       value: keys that lead to the number, as ("systems", "improver", "scores", "right", "mean").
       less: of another one that is taken from it.
     """
+def detect(*, data: ConfigDict, init: ConfigDict | str, **settings: Any) -> ConfigDict:
+    """A stage that shows what CUT would blame before it learns anything (docs/cut.md).
+
+    Args:
+      data: judged responses: the recipe's data block, or `of_stage`.
+      init: the recipe's model block, or the name of an earlier stage.
+      **settings: any of the values below, or any option of `cut`.
+
+    Raises: UserError for a setting that is neither.
+    """
+    c = ConfigDict(
+        {
+            "kind": "detect",
+            "options": dict(get_method("cut").options),
+            "data": data,
+            "dtype": "float32",  # of the computation, or bfloat16
+            "batch_rows": 8,
+            "row_tokens": 4096,
+            "max_tokens": 2048,
+            "blame_records": 32,  # on the page
+        }
+    )
+    c.init = init
+    return _set("detect", c, settings)
+
+
     given = dict(evaluation=evaluation, value=value, less=less, at_least=at_least)
     return ConfigDict({"kind": "gate", **given})
 
