@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from lfjax.errors import UserError, nearest
-from lfjax.sharding import host_mesh, make_mesh
+from lfjax.sharding import make_mesh
 from lfjax.stages import claims, detect, evaluate, gate, generate, judge, make, train
 from lfjax.stages import filter as filtering
 from lfjax.stages.artifacts import Result, Stage, find_input, hash_path, output_of, provenance
@@ -22,8 +22,8 @@ STAGES = {
     "generate": (generate.generate, generate.inputs),
     "judge": (judge.judge, judge.inputs),
     "make": (make.make, make.inputs),
-    "gate": (gate.gate, gate.inputs),
     "detect": (detect.detect, detect.inputs),
+    "gate": (gate.gate, gate.inputs),
     "claims": (claims.claims, claims.inputs),
     "filter": (filtering.filter_records, filtering.inputs),
     "evaluate": (evaluate.evaluate, evaluate.inputs),
