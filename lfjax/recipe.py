@@ -116,6 +116,7 @@ def train(method: str, *, data: ConfigDict, init: ConfigDict | str, **settings: 
             "dtype": "float32",  # of the computation, or bfloat16; parameters are float32
             "remat": "context",  # what is recomputed: none, all but context or dots, or full
             # a batch: exactly one of the two sizes; rows hold several records
+            "own_pairs": False,  # insist that the model that training starts from made the data
             "batch_examples": 8,
             "batch_rows": 0,
             "row_tokens": 4096,
@@ -187,7 +188,13 @@ def generate(
         {
             "kind": "generate",
             "data": data,
-            "asks": "response",  # or refinement: of a judged response
+            # or refinement: of a judged response; or self_refine: a response, and in the same turn
+            # the model's own feedback on it and its refinement
+            "asks": "response",
+            "layout": "turns",  # of a refinement: asked for by a user; or self_refine: SRT's text
+            "leave_out": "",  # what the model was taught to leave out of SRT's text
+            "refine_tokens": 0,  # at most, of feedback and refinement; 0 for max_new_tokens
+            "apart_from": "",  # a stage or file of Records that no drawn prompt may be among
             "part": "train",  # or heldout: the records that data.heldout_examples keeps out
             "examples": 0,  # prompts, drawn by the seed; 0 takes all in their order
             "first_example": 0,  # where in the drawn order this stage begins
@@ -222,6 +229,8 @@ def judge(
             "rule_options": ConfigDict(),  # of that function
             "question": "",  # path of a .jinja file instead of the judge's own template
             "keep_feedback": False,  # add to what was said of a response before, not replace it
+            "field": "response",  # or refinement: its score becomes that of a candidate
+            "leave_out": "",  # of `self`: what the model was taught to leave out of SRT's text
             **_answering(temperature=0.0, max_new_tokens=1024),
         }
     )
@@ -278,14 +287,15 @@ def evaluate(
     return _set(f"evaluate('{mode}')", c, settings)
 
 
-def filter_(name: str, *, data: ConfigDict) -> ConfigDict:
-    """A stage that applies one of `lfjax.stages.filter.FILTERS` to records.
+def filter_(name: str, *, data: ConfigDict, **options: Any) -> ConfigDict:
+    """A stage that applies one of `lfjax.stages.filter.FILTERS` to records, with its options.
 
     Raises: UserError for a name that is none of them.
     """
     if name not in FILTERS:
         raise UserError(f"filter_: unknown '{name}'. {nearest(name, FILTERS)}")
-    return ConfigDict({"kind": "filter", "filter": name, "data": data})
+    own = {"options": options} if options else {}
+    return ConfigDict({"kind": "filter", "filter": name, "data": data, **own})
 
 
 def make(function: str, **options: Any) -> ConfigDict:
@@ -294,16 +304,6 @@ def make(function: str, **options: Any) -> ConfigDict:
     return ConfigDict({"kind": "make", "function": function, "options": options})
 
 
-def gate(
-    evaluation: str, value: tuple[str, ...], *, less: tuple[str, ...] = (), at_least: float
-) -> ConfigDict:
-    """A stage that compares a number of an evaluation with a bound that claims need.
-
-    Args:
-      evaluation: name of a stage that writes `results`.
-      value: keys that lead to the number, as ("systems", "improver", "scores", "right", "mean").
-      less: of another one that is taken from it.
-    """
 def detect(*, data: ConfigDict, init: ConfigDict | str, **settings: Any) -> ConfigDict:
     """A stage that shows what CUT would blame before it learns anything (docs/cut.md).
 
@@ -330,6 +330,16 @@ def detect(*, data: ConfigDict, init: ConfigDict | str, **settings: Any) -> Conf
     return _set("detect", c, settings)
 
 
+def gate(
+    evaluation: str, value: tuple[str, ...], *, less: tuple[str, ...] = (), at_least: float
+) -> ConfigDict:
+    """A stage that compares a number of an evaluation with a bound that claims need.
+
+    Args:
+      evaluation: name of a stage that writes `results`.
+      value: keys that lead to the number, as ("systems", "improver", "scores", "right", "mean").
+      less: of another one that is taken from it.
+    """
     given = dict(evaluation=evaluation, value=value, less=less, at_least=at_least)
     return ConfigDict({"kind": "gate", **given})
 

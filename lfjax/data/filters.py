@@ -5,7 +5,10 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
+from lfjax.data.critiques import PARTS
 from lfjax.data.records import Candidate, Record, RecordError
+from lfjax.data.self_refine import TAKEN
+from lfjax.errors import UserError
 
 Filtered = tuple[list[Record], Counter]  # what is kept, and why the rest is not
 
@@ -53,4 +56,130 @@ def compared(records: Sequence[Record], seed: int) -> Filtered:
         best = max(group, key=lambda item: item[0])[1]
         candidates = tuple(Candidate(r.response, r.model, score) for score, r in group)
         out.append(replace(best, id=str(name), candidates=candidates))
+    return out, left
+
+
+TIES = ("keep", "drop")
+
+
+def refined(
+    records: Sequence[Record],
+    seed: int,
+    *,
+    ties: str,
+    leave_out: str = "",
+    most_times: float = 0.0,
+    scores: Sequence[float] = (),
+) -> Filtered:
+    """Responses with a critique of the right form and a refinement that scores better (Hu et al.
+    2024, section 4.1), each as a pair whose chosen side is the refinement.
+
+    Args:
+      ties: what becomes of a refinement that scores the same: keep (the paper's rule 2), or drop.
+      leave_out: the part of a critique that is not asked for (`self_refine.LEAVE_OUT`).
+      most_times: drop pairs in which one text is so many times as long as the other, in characters;
+        0 for no such bound.
+      scores: keep refinements with these scores alone (the paper's figure 6).
+
+    Raises: UserError for an unknown choice.
+    """
+    if ties not in TIES:
+        raise UserError(f"filter: ties='{ties}'; expected {' or '.join(TIES)}.")
+    kept, left = [], Counter()
+    for r in records:
+        reason = unrefined(r, ties, leave_out, most_times, scores)
+        if reason:
+            left[reason] += 1
+            continue
+        own, better = _scored_sides(r)
+        pair = (replace(better, preferred=True), replace(own, preferred=False))
+        kept.append(replace(r, candidates=pair))
+    return kept, left
+
+
+def unrefined(
+    r: Record, ties: str, leave_out: str, most_times: float, scores: Sequence[float]
+) -> str | None:
+    """Why a record is no pair; None if it is one."""
+    response, refinement = (r.response or "").strip(), (r.refinement or "").strip()
+    if not response or not refinement:
+        return "no response" if not response else "no refinement"
+    text = "\n".join(f.text for f in r.feedback).lower()
+    for part, words in zip(PARTS, (("weakness",), ("advice", "suggest"))):
+        named = any(getattr(f, part) for f in r.feedback) or any(w in text for w in words)
+        if leave_out not in (part, "feedback") and not named:
+            return f"no {part}"
+    own, better = _scored_sides(r)
+    if leave_out not in ("score", "feedback"):
+        if own.score is None:
+            return "no score"
+        if better.score is None:
+            return "refinement not scored"
+        if not all(1 <= c.score <= 10 for c in (own, better)):
+            return "score is not from 1 to 10"
+    if " ".join(response.split()) == " ".join(refinement.split()):
+        return "refinement is the response"
+    if any(TAKEN.search(t) for t in (r.prompt[-1].content, response, text, refinement)):
+        return "a text has a heading of its own"
+    sizes = sorted(map(len, (response, refinement)))
+    if most_times and sizes[1] > most_times * sizes[0]:
+        return "lengths too different"
+    if own.score is None or better.score is None:
+        return None
+    if better.score < own.score:
+        return "refinement scores lower"
+    if better.score == own.score and ties == "drop":
+        return "refinement scores the same"
+    return "not one of the scores" if scores and better.score not in scores else None
+
+
+def _scored_sides(r: Record) -> tuple[Candidate, Candidate]:
+    """(the response, the refinement) with their scores, as far as they were given."""
+    said = [f.score for f in r.feedback if f.score is not None]
+    own = Candidate(r.response or "", r.model, said[-1] if said else None)
+    found = [c for c in r.candidates if c.text == r.refinement]
+    return own, found[0] if found else Candidate(r.refinement or "")
+
+
+def again(records: Sequence[Record], seed: int) -> Filtered:
+    """Refinements as responses, to be criticised and refined once more."""
+    out = []
+    for r in records:
+        meta = {**r.meta, "refined_times": r.meta.get("refined_times", 0) + 1}
+        response = r.refinement or r.response
+        out.append(
+            replace(r, response=response, feedback=(), refinement=None, candidates=(), meta=meta)
+        )
+    return out, Counter()
+
+
+def sides(records: Sequence[Record], seed: int) -> Filtered:
+    """Both responses of a preference as records of their own, so that a judge can score each."""
+    out, left = [], Counter()
+    for r in records:
+        marked = {p: [c for c in r.candidates if c.preferred is p] for p in (True, False)}
+        if not (marked[True] and marked[False]):
+            left["no preference"] += 1
+            continue
+        for side, mark in (("chosen", True), ("rejected", False)):
+            c = marked[mark][0]
+            meta = {**r.meta, "prompt_id": r.id, "side": side}
+            out.append(Record(f"{r.id}/{side}", r.source, r.prompt, c.text, c.model, meta=meta))
+    return out, left
+
+
+def ranked(records: Sequence[Record], seed: int) -> Filtered:
+    """Of the scored responses to each prompt the one with the highest score, the first among
+    equals: re-ranking."""
+    groups = defaultdict(list)
+    for r in records:
+        groups[str(r.meta.get("prompt_id", r.id))].append(r)
+    out, left = [], Counter()
+    for name, group in groups.items():
+        scored = [r for r in group if r.feedback and r.feedback[-1].score is not None]
+        left["not scored"] += len(group) - len(scored)
+        if scored:
+            best = max(scored, key=lambda r: r.feedback[-1].score)
+            left["another sample scores at least as high"] += len(scored) - 1
+            out.append(replace(best, id=name, refinement=None))
     return out, left

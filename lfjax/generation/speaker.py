@@ -8,8 +8,8 @@ import jax
 from jax.sharding import Mesh
 
 from lfjax.data.records import Message
-from lfjax.data.templates import encode_prompt, speaking, template_text
-from lfjax.data.tokenize import Tokenizer, load_tokenizer
+from lfjax.data.templates import render_prompt, speaking, template_text
+from lfjax.data.tokenize import Tokenizer, encode_pieces, load_tokenizer
 from lfjax.errors import UserError
 from lfjax.generation.engine import Engine, make_engine
 from lfjax.generation.rules import Sampling
@@ -41,18 +41,18 @@ class Speaker:
         max_new_tokens: int,
         sampling: Sampling,
         judgment: str | None = None,
-        begin: str = "",
+        begin: Sequence[str] = (),
         seed: int | tuple[int, ...] = 0,
         stop: tuple[str, ...] = (),
     ) -> Request:
-        """Ask for the assistant's next turn, which may have begun already (`begin`).
+        """Ask for the assistant's next turn, which may have begun already: with the pieces of
+        `begin`, over whose borders no token reaches.
 
         The template shows it as in training, under a judgment where one is given. It ends with the
         token that the template ends an answer with, or before one of the texts in `stop`.
         """
-        ids = encode_prompt(self.tokenizer, self.template, messages, judgment)
-        if begin:
-            ids = [*ids, *self.tokenizer.continuation(begin)]
+        text = render_prompt(self.template, messages, judgment, tokenizer=self.tokenizer)
+        ids, _ = encode_pieces(self.tokenizer, text, begin)
         how = dict(sampling=sampling, seed=seed, stop=stop, stop_ids=(self.tokenizer.eos,))
         return Request(ids, max_new_tokens, **how)
 

@@ -8,10 +8,12 @@ function of a Record and needs none of this.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lfjax.data.records import Feedback, Record, RecordError
+from lfjax.data.self_refine import begun
 from lfjax.data.views import need_critique, need_response
 from lfjax.errors import UserError, nearest
 from lfjax.judges import parsing
@@ -27,20 +29,26 @@ class Judge:
     """How a kind of judgment is asked for, and what is made of the answers.
 
     Attributes:
-      template: the Jinja file of a question.
-      shown: the template's fields, for each question about a record. Raises: RecordError.
+      template: the Jinja file of a question; None where a model goes on after the response in its
+        own words, under the heading of feedback.
+      shown: for each question about a record the template's fields, or, without a template, how
+        the answer begins. Raises: RecordError.
       read: the texts of the answers to these questions -> what they say, or why nothing.
       filled: the record with what was said of it, by an author.
     """
 
-    template: Path
-    shown: Callable[[Record], list[dict[str, str]]]
+    template: Path | None
+    shown: Callable[[Record], list[Any]]
     read: Callable[..., Any]
     filled: Callable[[Record, Any, str], Record]
 
 
 def _response(record: Record) -> list[dict[str, str]]:
     return [{"instruction": _instruction(record), "response": need_response(record)}]
+
+
+def _own_turn(record: Record, leave_out: str = "") -> list[tuple[str, ...]]:
+    return [begun(need_response(record), leave_out)]
 
 
 def _two_orders(record: Record) -> list[dict[str, str]]:
@@ -66,7 +74,8 @@ def _with_feedback(record: Record, said: Feedback, author: str) -> Record:
 
 
 def _with_critique(record: Record, said: Critique, author: str) -> Record:
-    return replace(_with_feedback(record, said.feedback, author), refinement=said.refinement)
+    record = replace(record, refinement=said.refinement)
+    return record if said.feedback is None else _with_feedback(record, said.feedback, author)
 
 
 def _with_preference(record: Record, said: Verdict, author: str) -> Record:
@@ -87,18 +96,30 @@ JUDGES: dict[str, Judge] = {
     ),
     "score": Judge(FOLDER / "score.jinja", _response, parsing.scored_judgment, _with_feedback),
     "critique": Judge(FOLDER / "critique.jinja", _response, parsing.critique, _with_critique),
+    "self": Judge(None, _own_turn, parsing.own_critique, _with_critique),
     "preference": Judge(FOLDER / "preference.jinja", _two_orders, _preference, _with_preference),
 }
 
 
-def get_judge(kind: str, template: str = "") -> Judge:
+def get_judge(kind: str, template: str = "", leave_out: str = "") -> Judge:
     """A judge by the kind of its judgments, with one's own template in place of the shipped one.
 
-    Raises: UserError listing the known kinds.
+    Args:
+      leave_out: of `self`: what the model was taught to leave out of its text.
+
+    Raises: UserError listing the known kinds, or for a template where none is shown.
     """
     if kind not in JUDGES:
         raise UserError(f"judge: unknown kind '{kind}'. {nearest(kind, JUDGES)}")
-    return replace(JUDGES[kind], template=Path(template)) if template else JUDGES[kind]
+    judge = JUDGES[kind]
+    if judge.template is None:
+        if template:
+            raise UserError(
+                f"judge '{kind}': shows no question; it takes no template of one's own."
+            )
+        shown = partial(_own_turn, leave_out=leave_out)
+        return replace(judge, shown=shown, read=partial(judge.read, leave_out=leave_out))
+    return replace(judge, template=Path(template)) if template else judge
 
 
 def questions_of(record: Record, judge: Judge) -> list[Question]:
@@ -106,6 +127,8 @@ def questions_of(record: Record, judge: Judge) -> list[Question]:
 
     Raises: UserError for a bad template; RecordError for a record without what is to be judged.
     """
+    if judge.template is None:
+        return [Question(record.prompt, begin=begin) for begin in judge.shown(record)]
     return [Question(messages_of(judge.template, fields)) for fields in judge.shown(record)]
 
 

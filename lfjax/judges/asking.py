@@ -23,10 +23,12 @@ from lfjax.training.logs import progress
 @dataclass(frozen=True)
 class Question:
     """A conversation to be continued by the one who is asked. `sample` tells apart the answers to
-    the same conversation where several are wanted."""
+    the same conversation where several are wanted; `begin` is how the answer begins, in pieces over
+    whose borders no token reaches, which only a local model can be told."""
 
     messages: tuple[Message, ...]
     sample: int = 0
+    begin: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,8 @@ def key_of(identity: Mapping[str, Any], question: Question) -> str:
     """Under what an answer is stored: a hash of who is asked what, for the how manieth time."""
     said = [[m.role, m.content] for m in question.messages]
     what = {"asker": identity, "messages": said, "sample": question.sample}
+    if question.begin:
+        what["begin"] = question.begin
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
 
 

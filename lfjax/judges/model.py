@@ -21,7 +21,6 @@ def model_asker(
     max_new_tokens: int,
     stop: tuple[str, ...] = (),
     judgment: str | None = None,
-    begin: str = "",
 ) -> Asker:
     """An asker that continues conversations with a local model.
 
@@ -33,12 +32,11 @@ def model_asker(
       weights: a hash of the model directory; with the settings, the model's identity.
       sampling: fields of `Sampling`.
       judgment: shown to the model before it answers, as a judgment is in training.
-      begin: how every answer begins; it is not part of the answer.
 
     Raises: UserError for a sampling rule that makes no sense.
     """
     rules = Sampling(**sampling)
-    settings = dict(max_new_tokens=max_new_tokens, stop=stop, judgment=judgment, begin=begin)
+    settings = dict(max_new_tokens=max_new_tokens, stop=stop, judgment=judgment)
     identity = {
         "kind": "model",
         "weights": weights,
@@ -55,7 +53,8 @@ def model_asker(
         requests, positions = [], []
         for position, question in enumerate(questions):
             own = (seed, conversation_seed(question), question.sample)
-            request = speaker.request(question.messages, seed=own, sampling=rules, **settings)
+            told = dict(begin=question.begin, seed=own, sampling=rules)
+            request = speaker.request(question.messages, **told, **settings)
             prompt = len(request.ids)
             if prompt + max_new_tokens > largest:
                 why = f"the prompt of {prompt} tokens leaves no room for max_new_tokens"
@@ -76,5 +75,5 @@ def model_asker(
 
 def conversation_seed(question: Question) -> int:
     """64 bits of the conversation."""
-    said = "\0".join(f"{m.role}\0{m.content}" for m in question.messages)
+    said = "\0".join([*(f"{m.role}\0{m.content}" for m in question.messages), *question.begin])
     return int.from_bytes(hashlib.sha256(said.encode()).digest()[:8], "big")

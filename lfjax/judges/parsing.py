@@ -35,9 +35,10 @@ class Missing:
 
 @dataclass(frozen=True)
 class Critique:
-    """Feedback on a response, and a better one."""
+    """Feedback on a response, and a better one. There is no feedback where a model was taught to
+    refine without it."""
 
-    feedback: Feedback
+    feedback: Feedback | None
     refinement: str
 
 
@@ -138,6 +139,18 @@ def critique(text: str, needs: Sequence[str] = PARTS) -> Critique | Missing:
     polarity = "mixed" if score is not None and score >= SATISFACTORY_SCORE else "negative"
     notes = dict(score=score, scale=SCALE, weaknesses=weaknesses, suggestions=suggestions)
     return Critique(Feedback(before, polarity, **notes), refinement)
+
+
+def own_critique(text: str, leave_out: str = "") -> Critique | Missing:
+    """What a model says of its own response after the heading that it is given (`self_refine`).
+
+    Args:
+      leave_out: what it was taught to leave out.
+    """
+    if leave_out == "feedback":
+        said = _spoken(text)
+        return Critique(None, said) if said else Missing("improved response is empty")
+    return critique(text, [part for part in PARTS if part != leave_out])
 
 
 def _spoken(text: str) -> str:

@@ -1,7 +1,7 @@
 """The `rule` judge: a Python function named in the config, and a few that are ready to be named.
 
-A rule is (Record, **options) -> Feedback, or None where it cannot say. It needs no store: it is
-asked again for nothing.
+A rule is (Record, **options) -> Feedback, or a Critique with an improved response, or None where it
+cannot say. It needs no store: it is asked again for nothing.
 """
 
 import re
@@ -12,16 +12,30 @@ from typing import Any
 from lfjax.data.records import Feedback, Record, RecordError
 from lfjax.data.views import need_response
 from lfjax.errors import UserError
+from lfjax.judges.parsing import Critique
 from lfjax.named import find_function
 
-Rule = Callable[[Record], Feedback | None]
+Rule = Callable[[Record], Feedback | Critique | None]
 
 FINISHED = re.compile(r"[.!?…][\"'”’)\]]*\Z")
 QUOTED = re.compile(r"[\"“]([\w'-]+)[\"”]")
 NUMBER = re.compile(r"-?[0-9](?:[0-9,]*[0-9])?(?:\.[0-9]+)?")
 
 
-def load_rule(name: str, options: Mapping[str, Any] | None = None) -> Rule:
+def load_rule(
+    name: str, options: Mapping[str, Any] | None = None
+) -> Callable[[Record], Feedback | None]:
+    """`load_critic`, without the improved responses."""
+    critic = load_critic(name, options)
+
+    def rule(record: Record) -> Feedback | None:
+        said = critic(record)
+        return said.feedback if isinstance(said, Critique) else said
+
+    return rule
+
+
+def load_critic(name: str, options: Mapping[str, Any] | None = None) -> Rule:
     """The function that `package.module:function` names, with options filled in. What it returns is
     checked, and the judgment gets the rule's name as its author.
 
@@ -29,7 +43,7 @@ def load_rule(name: str, options: Mapping[str, Any] | None = None) -> Rule:
     """
     function = find_function("rule", name)
 
-    def rule(record: Record) -> Feedback | None:
+    def rule(record: Record) -> Feedback | Critique | None:
         where = f"rule '{name}' on record '{record.id}' of {record.source}"
         try:
             said = function(record, **(options or {}))
@@ -39,9 +53,13 @@ def load_rule(name: str, options: Mapping[str, Any] | None = None) -> Rule:
             raise UserError(f"{where}: {type(error).__name__}: {error}") from error
         if said is None:
             return None
-        if not isinstance(said, Feedback):
-            raise UserError(f"{where}: gave {type(said).__name__}, expected Feedback or None.")
-        return replace(said, author=said.author or name)
+        opinion = said.feedback if isinstance(said, Critique) else said
+        if not isinstance(opinion, Feedback):
+            raise UserError(
+                f"{where}: gave {type(said).__name__}, expected Feedback, Critique or None."
+            )
+        opinion = replace(opinion, author=opinion.author or name)
+        return replace(said, feedback=opinion) if isinstance(said, Critique) else opinion
 
     return rule
 

@@ -18,7 +18,6 @@ METHODS: dict[str, Method] = {
     "cut": cut.METHOD,
     "dpo": dpo.METHOD,
     "srt": srt.METHOD,
-    "srt": srt.METHOD,
     "reward": reward.METHOD,
     "gap": gap.METHOD,
     "hindsight": _as(cut.METHOD, use_l1=False),

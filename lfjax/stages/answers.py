@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from lfjax.data.load import told
 from lfjax.errors import UserError
+from lfjax.generation.speaker import Speaker, open_speaker
 from lfjax.judges.asking import Asker, Collected, Question, collect
 from lfjax.judges.endpoint import Endpoint
 from lfjax.judges.model import model_asker
@@ -38,26 +40,41 @@ def open_asker(stage: Stage, template: str, judgment: str | None = None) -> Aske
     Raises: UserError for settings that make no sense.
     """
     c = stage.config
-    rules = c.sampling.to_dict()
     if c.endpoint.url:
         if judgment:
             raise UserError("a judgment can be shown to a local model only, not to an endpoint.")
-        return _endpoint(c, rules, stage.seed).asker
-    from lfjax.generation.speaker import open_speaker
+        return _endpoint(c, c.sampling.to_dict(), stage.seed).asker
+    return local_asker(stage, open_local(stage, template), judgment=judgment)
 
-    path = stage.inputs["init"]
+
+def open_local(stage: Stage, template: str) -> Speaker:
+    """The model of a stage's config, read onto the mesh.
+
+    Raises: UserError for a directory, template or sizes that make no sense, and where an endpoint
+    is named: only a local model goes on with a turn that has begun.
+    """
+    c = stage.config
+    if c.endpoint.url:
+        raise UserError(
+            f"stage '{stage.name}': self-refinement begins the model's turn for it, which servers "
+            "do not do alike; give a model directory, and leave endpoint.url empty."
+        )
     sizes = dict(dtype=c.dtype, slots=c.slots, max_tokens=c.max_tokens)
-    speaker = open_speaker(path, stage.mesh, template=template, **sizes)
+    return open_speaker(stage.inputs["init"], stage.mesh, template=template, **sizes)
+
+
+def local_asker(stage: Stage, speaker: Speaker, **changed: Any) -> Asker:
+    """An asker of a stage's model, by the stage's settings unless they are changed (fields of
+    `model_asker`)."""
+    c = stage.config
+    given = dict(sampling=c.sampling.to_dict(), max_new_tokens=c.max_new_tokens, stop=tuple(c.stop))
     return model_asker(
         speaker,
-        name=model_name(path, stage.folder.parent),
+        name=model_name(stage.inputs["init"], stage.folder.parent),
         weights=stage.identity["inputs"]["init"],
         dtype=c.dtype,
         seed=stage.seed,
-        sampling=rules,
-        max_new_tokens=c.max_new_tokens,
-        stop=tuple(c.stop),
-        judgment=judgment,
+        **{**given, **changed},
     )
 
 
@@ -122,3 +139,8 @@ def cost_of(got: Collected) -> dict[str, int | float]:
     """For done.json: what was asked in this run, and what all answers of the workdir cost."""
     counts = got.counts
     return {k: counts[k] for k in ("asked", "attempts", "prompt_tokens", "tokens", "cost", "spent")}
+
+
+def added(cost: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """What two collections of a stage cost together; `spent` is of the whole store."""
+    return {k: more[k] if k == "spent" else cost[k] + more[k] for k in cost}

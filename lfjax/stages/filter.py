@@ -1,10 +1,20 @@
 """The filter stage: records in, some or others of them out."""
 
+import inspect
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from lfjax.data.filters import Filtered, compared, satisfactory, shuffled
+from lfjax.data.filters import (
+    Filtered,
+    again,
+    compared,
+    ranked,
+    refined,
+    satisfactory,
+    shuffled,
+    sides,
+)
 from lfjax.data.load import load_records, told
 from lfjax.data.mixture import data_inputs
 from lfjax.data.records import Record, to_jsonl
@@ -33,10 +43,14 @@ def improved(records: Sequence[Record], seed: int) -> Filtered:
     return out, Counter()
 
 
-FILTERS: dict[str, Callable[[Sequence[Record], int], Filtered]] = {
+FILTERS: dict[str, Callable[..., Filtered]] = {
     "shuffled": shuffled,
     "satisfactory": satisfactory,
     "compared": compared,
+    "refined": refined,
+    "again": again,
+    "sides": sides,
+    "ranked": ranked,
     "lessons": lessons,
     "improved": improved,
 }
@@ -56,7 +70,11 @@ def filter_records(stage: Stage) -> Result:
     if c.filter not in FILTERS:
         raise UserError(f"filter: unknown '{c.filter}'. {nearest(c.filter, FILTERS)}")
     records = load_records(c.data, stage.inputs, stage.seed)[0].records
-    kept, left = FILTERS[c.filter](records, stage.seed)
+    options = c.options.to_dict() if "options" in c else {}
+    unknown = set(options) - set(inspect.signature(FILTERS[c.filter]).parameters)
+    if unknown:
+        raise UserError(f"filter '{c.filter}': unknown option '{min(unknown)}'.")
+    kept, left = FILTERS[c.filter](records, stage.seed, **options)
     if not kept:
         raise UserError(f"stage '{stage.name}': no record is left ({told(left)}).")
     stage.begin()

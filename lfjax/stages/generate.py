@@ -1,5 +1,5 @@
 """The generate stage: draw prompts, ask a model or an endpoint for responses (or for refinements of
-judged ones), and write Records."""
+judged ones, or of the model's own by its own feedback), and write Records."""
 
 import random
 from collections import Counter
@@ -7,43 +7,69 @@ from dataclasses import replace
 
 from lfjax.data.load import load_records, told
 from lfjax.data.mixture import data_inputs
-from lfjax.data.records import Message, Record, to_jsonl
-from lfjax.data.views import after_response, need_judgment, refine_request
+from lfjax.data.records import Record, to_jsonl
+from lfjax.data.self_refine import LEAVE_OUT, STOP, STOPS, begun, begun_with, feedback_text
+from lfjax.data.sources import load
+from lfjax.data.views import after_response, need_judgment, need_response, refine_request
 from lfjax.errors import UserError, nearest
-from lfjax.judges.asking import Answer, Question
+from lfjax.judges.asking import Answer, Collected, Question
+from lfjax.stages import improving
 from lfjax.stages.answers import (
+    added,
     asker_inputs,
     collected,
     cost_of,
+    local_asker,
     open_asker,
+    open_local,
 )
 from lfjax.stages.artifacts import Result, Stage
+from lfjax.stages.own_words import self_refined
 from lfjax.training.logs import write_atomic
 
-ASKS = ("response", "refinement")
+ASKS = ("response", "refinement", "self_refine")
+LAYOUTS = ("turns", "self_refine")
 
 
 def inputs(config) -> dict[str, str]:
-    """What the stage reads: prompts, and a model unless an endpoint is asked."""
-    return {**data_inputs(config.data), **asker_inputs(config)}
+    """What the stage reads: prompts, those that must be others, and a model unless an endpoint is
+    asked."""
+    apart = {"apart_from": config.apart_from} if config.apart_from else {}
+    return {**data_inputs(config.data), **asker_inputs(config), **apart}
 
 
 def generate(stage: Stage) -> Result:
     """Answers to all drawn prompts; what an earlier start of the run collected is not asked
     again."""
     c = stage.config
-    if c.asks not in ASKS:
-        raise UserError(f"asks='{c.asks}': expected {' or '.join(ASKS)}. {nearest(c.asks, ASKS)}")
-    if c.samples < 1 or (c.asks == "refinement" and c.samples > 1):
-        raise UserError(f"samples={c.samples}: expected at least 1, and 1 for refinements.")
+    for name, value, known in (
+        ("asks", c.asks, ASKS),
+        ("layout", c.layout, LAYOUTS),
+        ("leave_out", c.leave_out, LEAVE_OUT),
+    ):
+        if value not in known:
+            raise UserError(f"{name}='{value}'. {nearest(value, known)}")
+    if c.samples < 1 or (c.asks != "response" and c.samples > 1):
+        raise UserError(
+            f"samples={c.samples}: expected at least 1, and 1 for what is not a response."
+        )
+    if c.steps < 1 or (c.asks not in IMPROVING and c.steps > 1):
+        raise UserError(
+            f"steps={c.steps}: expected at least 1, and 1 unless responses are improved."
+        )
     records = draw(stage)
+    if c.asks in IMPROVING:
+        return improve(stage, records)
     asked, kept = split(records, c.asks)
-    asker = open_asker(stage, c.data.template, c.judgment or None)
-    questions = [
-        Question(messages(record, c.asks), sample)
-        for record in asked
-        for sample in range(c.samples)
-    ]
+    own_turn = c.asks == "self_refine" or c.layout == "self_refine"
+    speaker = open_local(stage, c.data.template) if own_turn else None
+    if c.asks == "self_refine":
+        asker = local_asker(stage, speaker, stop=(*c.stop, STOPS.get(c.leave_out, STOP)))
+    elif own_turn:
+        asker = local_asker(stage, speaker)
+    else:
+        asker = open_asker(stage, c.data.template, c.judgment or None)
+    questions = [question(record, sample, c) for record in asked for sample in range(c.samples)]
     stage.begin()
     got = collected(stage, questions, asker)
     whose = [(record, sample) for record in asked for sample in range(c.samples)]
@@ -52,6 +78,10 @@ def generate(stage: Stage) -> Result:
         for (record, sample), answer in zip(whose, got.answers)
         if answer.text is not None
     ]
+    refined, cost = {}, cost_of(got)
+    if c.asks == "self_refine":
+        made, refined, more = self_refined(stage, speaker, made)
+        cost = added(cost, more)
     write_atomic(stage.folder / "records.jsonl", to_jsonl(in_order([*made, *kept], records)))
     ends = Counter(a.finish or "unknown" for a in got.answers if a.text is not None)
     print(f"  answers ended: {told(ends)}", flush=True)
@@ -61,22 +91,66 @@ def generate(stage: Stage) -> Result:
         "missing": len(questions) - len(made),
         "cut_at_limit": ends["length"],
         "mean_tokens": sum(a.tokens for a in got.answers) / max(len(made), 1),
+        **refined,
     }
-    return Result({"records": "records.jsonl"}, headline, cost_of(got))
+    return Result({"records": "records.jsonl"}, headline, cost)
+
+
+def improve(stage: Stage, records: list[Record]) -> Result:
+    """Records with their improvements, step by step: `records` holds what the last step made,
+    `step1`, … each step's. What one step did not answer, the next is not asked about."""
+    c = stage.config
+    records = improving.begin(records, c.of)
+    asker = open_asker(stage, c.data.template)
+    one_step = improving.by_improver
+    if c.asks == "self_refine":
+        own = dict(feedback=c.feedback_question, rewrite=c.rewrite_question)
+        one_step = partial(improving.by_self_refine, **own)
+    stage.begin()
+    count, files, got = len(records), {}, []
+    for step in range(1, c.steps + 1):
+        made = one_step(records, lambda questions: collected(stage, questions, asker), asker.name)
+        got += made.got
+        name = "records" if step == c.steps else f"step{step}"
+        write_atomic(stage.folder / f"{name}.jsonl", to_jsonl(made.records))
+        files[name] = f"{name}.jsonl"
+        records = improving.next_step(made.records)
+    same = [r.refinement == r.response for r in made.records]
+    headline = {
+        "records": len(made.records),
+        "missing": count - len(made.records),
+        "cut_at_limit": sum(a.finish == "length" for g in got for a in g.answers),
+        "unchanged": sum(same) / max(len(same), 1),
+        "mean_tokens": sum(a.tokens for g in got for a in g.answers) / max(count, 1),
+    }
+    return Result(files, headline, total_cost(got))
+
+
+def total_cost(got: Sequence[Collected]) -> dict[str, int | float]:
+    """Of several rounds: what was asked adds up, what the store holds is the last one's."""
+    costs = [cost_of(g) for g in got]
+    return {k: costs[-1][k] if k == "spent" else sum(c[k] for c in costs) for k in costs[0]}
 
 
 def draw(stage: Stage) -> list[Record]:
     """The prompts of this stage: in an order drawn by the seed, without repetitions, those from
     `first_example` on. Stages with the same seed and other places draw other ones.
 
-    Raises: UserError where there are too few.
+    Raises: UserError where there are too few, or one that is also in `apart_from`.
     """
+    records = _drawn(stage)
+    if stage.config.apart_from:
+        check_apart(records, stage.inputs["apart_from"])
+    return records
+
+
+def _drawn(stage: Stage) -> list[Record]:
     c = stage.config
     loaded, heldout = load_records(c.data, stage.inputs, stage.seed)
     if c.part not in ("train", "heldout"):
         raise UserError(f"part='{c.part}': expected train or heldout.")
     records = heldout if c.part == "heldout" else loaded.records
-    if c.asks == "response":
+    if c.asks != "refinement":
         records = list({r.prompt: r for r in reversed(records)}.values())[::-1]
     if not c.examples:
         if c.first_example:
@@ -92,19 +166,44 @@ def draw(stage: Stage) -> list[Record]:
     return [records[i] for i in chosen]
 
 
+def check_apart(records: list[Record], path: str) -> None:
+    """Raises: UserError naming a prompt that is also among the Records of a file: what a stage
+    learns from must be new to it."""
+
+    def words(record: Record) -> str:
+        return " ".join(record.prompt[-1].content.casefold().split())
+
+    known = {words(r): r for r in load(path, "records").records}
+    shared = [(r, known[words(r)]) for r in records if words(r) in known]
+    if shared:
+        own, other = shared[0]
+        raise UserError(
+            f"{len(shared)} of {len(records)} prompts are also in {path}, which they must not be: "
+            f"'{own.id}' is '{other.id}' there ({own.prompt[-1].content[:60]!r}). Draw both from "
+            "one file by first_example, or take these prompts out. Nothing was asked."
+        )
+
+
 def split(records: list[Record], asks: str) -> tuple[list[Record], list[Record]]:
     """(those to ask about, those that stay as they are: satisfactory ones need no refinement)."""
-    if asks == "response":
+    if asks != "refinement":
         return records, []
     flawed = [r for r in records if not r.satisfactory]
     return flawed, [r for r in records if r.satisfactory]
 
 
-def messages(record: Record, asks: str) -> tuple[Message, ...]:
-    """The conversation to be continued."""
-    if asks == "response":
-        return record.prompt
-    return after_response(record, refine_request(need_judgment(record)))
+def question(record: Record, sample: int, c) -> Question:
+    """The conversation to be continued, and how the answer begins."""
+    if c.asks != "refinement":
+        return Question(record.prompt, sample)
+    if c.layout == "turns":
+        request = refine_request(need_judgment(record))
+        return Question(after_response(record, request), sample)
+    response = need_response(record)
+    if c.leave_out == "feedback":
+        return Question(record.prompt, sample, begun(response, c.leave_out))
+    said = feedback_text(record, c.leave_out)
+    return Question(record.prompt, sample, begun_with(response, said))
 
 
 def answered(record: Record, sample: int, answer: Answer, name: str, c) -> Record:

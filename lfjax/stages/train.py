@@ -27,6 +27,7 @@ from lfjax.models.scalar import apart, head_files
 from lfjax.sharding import BATCH, axis_size, put
 from lfjax.stages.artifacts import Result, Stage
 from lfjax.stages.blame import make_blame
+from lfjax.stages.own_words import check_own
 from lfjax.stages.reference import with_reference
 from lfjax.stages.scoring import calibrated
 from lfjax.stages.trainable import check_model, make_trainable
@@ -201,6 +202,8 @@ def make_data(
     c, views = stage.config, method.views_of(options)
     normalize = method.checked_normalize(c.normalize)
     loaded, kept_out = load_records(c.data, stage.inputs, stage.seed)
+    if c.own_pairs and stage.identity:  # the doctor knows no hashes
+        check_own(stage, loaded.records)
     encoded = encode(c, loaded.records, views, tokenizer, template)
     how = dict(
         row_tokens=c.row_tokens,

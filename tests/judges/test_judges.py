@@ -13,6 +13,8 @@ ANSWERS = {
     "cut": "It is green.",
     "judgment": "It is green. No.",
     "score": "Not quite. Score: [[4]]",
+    "self": "Weaknesses: It is green.\nAdvice: Look again.\nOverall Score: [[4]]\n"
+    "### Improved Response\nRed",
     "critique": "Weaknesses: It is green.\nAdvice: Look again.\nOverall Score: [[4]]\n"
     "### Improved Response\nRed",
 }
@@ -29,7 +31,7 @@ def test_questions_show_what_is_judged_as_it_is(kind, record):
     for question in questions:
         assert [m.role for m in question.messages] in (["user"], ["system", "user"])
         assert prompt in question.messages[-1].content
-        assert response in question.messages[-1].content
+        assert any(response in t for t in (question.messages[-1].content, *question.begin))
 
 
 def test_preferences_are_asked_in_both_orders(record):
@@ -62,8 +64,8 @@ def test_judgments_become_feedback(kind, record):
     assert reason is None and Record.from_json(judged.to_json()) == judged
     (said,) = judged.feedback
     assert said.author == "critic" and said.polarity == "negative" and not judged.satisfactory
-    assert said.score == (4.0 if kind in ("score", "critique") else None)
-    assert judged.refinement == ("Red" if kind == "critique" else None)
+    assert said.score == (4.0 if kind in ("score", "critique", "self") else None)
+    assert judged.refinement == ("Red" if kind in ("critique", "self") else None)
     again, _ = apply(judged, get_judge(kind), [Answer(ANSWERS[kind])], "other")
     assert [f.author for f in again.feedback] == ["critic", "other"]
 

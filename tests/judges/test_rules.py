@@ -88,7 +88,7 @@ def test_rules_are_loaded_by_name(own_rules):
         ("lfjax.judges.rules:storry", "Did you mean 'story'"),
         ("somebodys_rules:number", "no function 'number'"),
         ("somebodys_rules:fails", "on record 'r1' of test: ZeroDivisionError"),
-        ("somebodys_rules:text", "gave str, expected Feedback or None"),
+        ("somebodys_rules:text", "gave str, expected Feedback, Critique or None"),
     ],
 )
 def test_rules_that_do_not_work(own_rules, name, message):

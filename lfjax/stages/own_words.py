@@ -1,0 +1,73 @@
+"""What stages do that let a model judge itself: refine its answers by its own feedback, and know
+which model said what."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from lfjax.data.load import told
+from lfjax.data.records import Record
+from lfjax.errors import UserError
+from lfjax.generation.speaker import Speaker
+from lfjax.judges import apply, get_judge, questions_of
+from lfjax.stages.answers import collected, cost_of, local_asker
+from lfjax.stages.artifacts import Stage
+
+SELF = "self"  # the judge
+WEIGHTS = "refined_by_weights"  # in a record's meta: hash of the model that refined its response
+
+
+def self_refined(
+    stage: Stage, speaker: Speaker, records: Sequence[Record]
+) -> tuple[list[Record], dict[str, Any], dict[str, Any]]:
+    """The responses with the model's own feedback and refinement, greedily (Hu et al. 2024, section
+    3.3); headline numbers; cost.
+
+    Where the model's words cannot be read, the first response stays the answer: the record has no
+    refinement, and says why.
+    """
+    c = stage.config
+    how = get_judge(SELF, leave_out=c.leave_out)
+    greedy = dict(sampling={"temperature": 0.0}, stop=())
+    asker = local_asker(
+        stage, speaker, max_new_tokens=c.refine_tokens or c.max_new_tokens, **greedy
+    )
+    got = collected(stage, [q for r in records for q in questions_of(r, how)], asker)
+    done = [apply(r, how, [a], asker.name) for r, a in zip(records, got.answers)]
+    why = Counter(reason for _, reason in done if reason)
+    if why:
+        print(f"  first answer kept: {told(why)}", flush=True)
+    out = [signed(stage, r) if reason is None else r for r, reason in done]
+    refined = [r for r in out if r.refinement]
+    numbers = {
+        "refined": len(refined),
+        "first_answer_kept": len(out) - len(refined),
+        "characters": _mean([len(r.response) for r in out]),
+        "refined_characters": _mean([len(r.refinement or r.response) for r in out]),
+    }
+    return out, numbers, cost_of(got)
+
+
+def signed(stage: Stage, record: Record) -> Record:
+    """The record with the hash of the stage's model."""
+    return replace(record, meta={**record.meta, WEIGHTS: stage.identity["inputs"]["init"]})
+
+
+def check_own(stage: Stage, records: Sequence[Record]) -> None:
+    """Raises: UserError where another model than the stage's start refined the records: start and
+    reference of SRT's second stage are the model that made its pairs."""
+    start = stage.identity["inputs"]["init"]
+    strange = [r for r in records if r.meta.get(WEIGHTS) != start]
+    if strange:
+        r, made = strange[0], strange[0].meta.get(WEIGHTS, "unknown")
+        raise UserError(
+            f"stage '{stage.name}' starts from, and is compared with, the model {start} "
+            f"({stage.inputs['init']}), but {len(strange)} of its {len(records)} pairs were made "
+            f"by another, such as '{r.id}' of {r.source} (model {made}). Start from the model "
+            "that refined them (init), or set own_pairs=false where this is meant."
+        )
+
+
+def _mean(values: Sequence[int]) -> float:
+    return sum(values) / max(len(values), 1)
