@@ -12,8 +12,7 @@ from lfjax.data.self_refine import LEAVE_OUT, STOP, STOPS, begun, begun_with, fe
 from lfjax.data.sources import load
 from lfjax.data.views import after_response, need_judgment, need_response, refine_request
 from lfjax.errors import UserError, nearest
-from lfjax.judges.asking import Answer, Collected, Question
-from lfjax.stages import improving
+from lfjax.judges.asking import Answer, Question
 from lfjax.stages.answers import (
     added,
     asker_inputs,
@@ -53,13 +52,7 @@ def generate(stage: Stage) -> Result:
         raise UserError(
             f"samples={c.samples}: expected at least 1, and 1 for what is not a response."
         )
-    if c.steps < 1 or (c.asks not in IMPROVING and c.steps > 1):
-        raise UserError(
-            f"steps={c.steps}: expected at least 1, and 1 unless responses are improved."
-        )
     records = draw(stage)
-    if c.asks in IMPROVING:
-        return improve(stage, records)
     asked, kept = split(records, c.asks)
     own_turn = c.asks == "self_refine" or c.layout == "self_refine"
     speaker = open_local(stage, c.data.template) if own_turn else None
@@ -94,42 +87,6 @@ def generate(stage: Stage) -> Result:
         **refined,
     }
     return Result({"records": "records.jsonl"}, headline, cost)
-
-
-def improve(stage: Stage, records: list[Record]) -> Result:
-    """Records with their improvements, step by step: `records` holds what the last step made,
-    `step1`, … each step's. What one step did not answer, the next is not asked about."""
-    c = stage.config
-    records = improving.begin(records, c.of)
-    asker = open_asker(stage, c.data.template)
-    one_step = improving.by_improver
-    if c.asks == "self_refine":
-        own = dict(feedback=c.feedback_question, rewrite=c.rewrite_question)
-        one_step = partial(improving.by_self_refine, **own)
-    stage.begin()
-    count, files, got = len(records), {}, []
-    for step in range(1, c.steps + 1):
-        made = one_step(records, lambda questions: collected(stage, questions, asker), asker.name)
-        got += made.got
-        name = "records" if step == c.steps else f"step{step}"
-        write_atomic(stage.folder / f"{name}.jsonl", to_jsonl(made.records))
-        files[name] = f"{name}.jsonl"
-        records = improving.next_step(made.records)
-    same = [r.refinement == r.response for r in made.records]
-    headline = {
-        "records": len(made.records),
-        "missing": count - len(made.records),
-        "cut_at_limit": sum(a.finish == "length" for g in got for a in g.answers),
-        "unchanged": sum(same) / max(len(same), 1),
-        "mean_tokens": sum(a.tokens for g in got for a in g.answers) / max(count, 1),
-    }
-    return Result(files, headline, total_cost(got))
-
-
-def total_cost(got: Sequence[Collected]) -> dict[str, int | float]:
-    """Of several rounds: what was asked adds up, what the store holds is the last one's."""
-    costs = [cost_of(g) for g in got]
-    return {k: costs[-1][k] if k == "spent" else sum(c[k] for c in costs) for k in costs[0]}
 
 
 def draw(stage: Stage) -> list[Record]:
