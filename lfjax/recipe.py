@@ -15,7 +15,7 @@ from ml_collections.config_dict import placeholder
 from lfjax.data.mixture import MIXTURE, check_block
 from lfjax.data.sources import SOURCES
 from lfjax.errors import UserError, nearest
-from lfjax.methods import get_method
+from lfjax.methods import get_estimator, get_method
 from lfjax.stages.evaluate import MODES
 from lfjax.stages.filter import FILTERS
 
@@ -171,6 +171,109 @@ def train(method: str, *, data: ConfigDict, init: ConfigDict | str, **settings: 
     return _set(f"train('{method}')", c, settings)
 
 
+def rl(
+    *,
+    data: ConfigDict,
+    init: ConfigDict | str,
+    reward: str | dict[str, str | dict[str, Any]],
+    kl_to: ConfigDict | str,
+    monitor: str | dict[str, Any] = "",
+    **settings: Any,
+) -> ConfigDict:
+    """A stage that trains a policy on rewards of what it samples (docs/rl.md).
+
+    Args:
+      data: the recipe's data block, or `of_stage`: prompts, or responses to be improved.
+      init: the recipe's model block, or the name of an earlier stage whose model it starts from.
+      reward: who rewards: an earlier stage with a reward model, or a rule
+        (`package.module:function`); or several by a name of one's own, each that or a dict of some
+        of the values of `_rewarding`.
+      kl_to: as `init`, the frozen model that the policy is kept near.
+      monitor: like one of `reward`, who is not learned from, but compared with the rewards.
+      **settings: any of the values below, or any option of the estimator; for a group (`lora`) a
+        dict of some of its values.
+
+    Raises: UserError for a setting that is neither.
+    """
+    estimator = settings.get("estimator", "rloo")
+    like = train("sft", data=data, init=init)
+    like.optimizer.update(learning_rate=1e-6, decay="constant", b2=0.95)
+    several = reward if isinstance(reward, dict) else {"reward": reward}
+    c = ConfigDict(
+        {
+            "kind": "rl",
+            "estimator": estimator,
+            "options": dict(get_estimator(estimator).options),
+            "data": data,
+            # what is improved: rejected and chosen of a pair, each its own task, or the response;
+            # none where prompts are answered
+            "reference": (),
+            "rewards": {name: _rewarding(given) for name, given in several.items()},
+            "missing_eos_penalty": 1.0,  # taken off where a response was cut at max_new_tokens
+            "kl_dtype": "float32",  # of the reference's parameters, or bfloat16
+            # rollouts
+            "prompts": 32,  # of a step
+            "samples": 4,  # responses to each
+            "temperature": 1.0,  # of the policy, in sampling and in learning
+            "max_new_tokens": 256,
+            "max_reference_tokens": 256,  # longer ones are left out
+            "max_tokens": 1536,  # of prompt, reference and response; longer prompts are left out
+            "slots": 32,  # responses that are drawn at once
+            "rollout_dtype": "float32",  # of the sampler's weights and activations, or bfloat16
+            # the update
+            "mini_batches": 1,  # of a step, each an update; they divide the prompts
+            "passes": 1,  # over a step's rollouts
+            "dtype": "float32",  # of the computation, or bfloat16; parameters are float32
+            "remat": "context",  # what is recomputed: none, all but context or dots, or full
+            "row_tokens": 3072,
+            "micro_batches": 1,
+            "logprob_chunk": 512,  # tokens whose logits exist at once
+            # length; every interval is _steps, _epochs or _examples, 0 for none
+            "total_steps": 0,
+            "total_epochs": 1.0,
+            "total_examples": 0,
+            "lora": like.lora,
+            "optimizer": like.optimizer,
+            # who is not learned from: asked about the rollouts of every so manieth step
+            "monitor": {"monitor": _rewarding(monitor)} if monitor else {},
+            "monitor_steps": 1,
+            "alarm_steps": 20,  # that were monitored, over which trends are compared
+            "save_steps": 10,
+            "save_epochs": 0.0,
+            "save_examples": 0,
+            "keep": 2,
+            "export_dtype": "",  # of the exported weights; empty: as the model was given
+        }
+    )
+    c.init, c.kl_to = init, kl_to
+    return _set("rl", c, settings)
+
+
+def _rewarding(given: str | dict[str, Any]) -> ConfigDict:
+    """One who rewards: a model with a scalar head, a rule, or a judge."""
+    if isinstance(given, str):
+        given = {"rule" if ":" in given else "model": given}
+    judging = _answering(temperature=0.0, max_new_tokens=1024) if given.get("judge") else {}
+    c = ConfigDict(
+        {
+            "model": "",  # a stage that trained one, or its directory
+            "rule": "",  # package.module:function
+            "rule_options": ConfigDict(),  # of that function
+            "judge": "",  # a name of `lfjax.judges.JUDGES`, such as score
+            "question": "",  # path of a .jinja file instead of the judge's own template
+            "weight": 1.0,
+            # a value is (score − offset) / spread; unset: what was measured when the model was
+            # trained, or 0 and 1
+            "offset": placeholder(float),
+            "spread": placeholder(float),
+            "dtype": "float32",  # of a model's weights and activations, or bfloat16
+            **judging,
+        }
+    )
+    c.init = ""  # the model that judges
+    return _set("rl: reward", c, given)
+
+
 def generate(
     *, data: ConfigDict, init: ConfigDict | str | None = None, **settings: Any
 ) -> ConfigDict:
@@ -205,6 +308,37 @@ def generate(
     )
     c.init = init or ""
     return _set("generate", c, settings)
+
+
+def improve(
+    *, data: ConfigDict, init: ConfigDict | str | None = None, **settings: Any
+) -> ConfigDict:
+    """A stage that improves responses step by step (docs/pit.md).
+
+    Args:
+      data: the recipe's data block, or `of_stage`; its records have responses.
+      init: an improver: the recipe's model block or the name of an earlier stage; with
+        `by="self_refine"` any model, and None where an endpoint is asked.
+      **settings: any of the values below.
+
+    Raises: UserError for a setting that there is not.
+    """
+    c = ConfigDict(
+        {
+            "kind": "improve",
+            "data": data,
+            "by": "improver",  # or self_refine: the model's own feedback, then a rewrite
+            "of": "response",  # or refinement: which text of a record is improved
+            "steps": 1,  # each improves what the one before has made
+            "part": "train",  # or heldout: the records that data.heldout_examples keeps out
+            "examples": 0,  # records, from the start; 0 takes all
+            "feedback_question": "",  # of self_refine: .jinja files instead of the shipped ones
+            "rewrite_question": "",
+            **_answering(temperature=0.4, max_new_tokens=512),
+        }
+    )
+    c.init = init or ""
+    return _set("improve", c, settings)
 
 
 def judge(

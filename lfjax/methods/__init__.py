@@ -4,7 +4,8 @@ method with other options is named as such."""
 from dataclasses import replace
 
 from lfjax.errors import UserError, nearest
-from lfjax.methods import cut, dpo, gap, reward, sft, srt
+from lfjax.methods import cut, dpo, gap, reward, rloo, sft, srt
+from lfjax.methods.estimator import Estimator
 from lfjax.methods.method import Method
 
 
@@ -20,6 +21,7 @@ METHODS: dict[str, Method] = {
     "srt": srt.METHOD,
     "reward": reward.METHOD,
     "gap": gap.METHOD,
+    "improve": _as(sft.METHOD, target="improve"),
     "hindsight": _as(cut.METHOD, use_l1=False),
     "unlikelihood": _as(cut.METHOD, detect="all"),
     "forward_prediction": replace(_as(sft.METHOD, target="forward"), normalize="example"),
@@ -34,3 +36,13 @@ def get_method(name: str) -> Method:
     if name not in METHODS:
         raise UserError(f"method: unknown '{name}'. {nearest(name, METHODS)}")
     return METHODS[name]
+
+
+ESTIMATORS: dict[str, Estimator] = {"rloo": rloo.ESTIMATOR}
+
+
+def get_estimator(name: str) -> Estimator:
+    """An estimator of a policy's gradient by name. Raises: UserError listing the known ones."""
+    if name not in ESTIMATORS:
+        raise UserError(f"estimator: unknown '{name}'. {nearest(name, ESTIMATORS)}")
+    return ESTIMATORS[name]

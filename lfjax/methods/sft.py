@@ -3,7 +3,8 @@
 With other targets this is the baseline of several papers: `refinement` is ILF-MLE (Scheurer et al.
 2023, arXiv 2303.16755), `critique` critique fine-tuning (Wang et al. 2025, 2501.17703), `forward`
 forward prediction (Weston 2016, 1604.06045), `best` of sampled candidates best-of-n or rejection
-sampling.   b rows, t tokens.
+sampling; `improve` is the improver of PIT before its reinforcement learning (Wang et al. 2024,
+2310.00898, section 3.2).   b rows, t tokens.
 """
 
 from collections.abc import Callable
@@ -37,6 +38,7 @@ TARGETS = {
     "critique": unless_fine(shown.critique, lambda r: any(f.text for f in r.feedback)),  # x, y → j
     "forward": lambda r: [shown.plain(r), *TARGETS["critique"](r)],  # x → y and x, y → j
     "refine": unless_fine(shown.refine, lambda r: bool(r.refinement)),  # x, y, j → y′
+    "improve": shown.improve,  # x, y⁻ → y⁺
 }
 
 

@@ -11,7 +11,7 @@ import jax
 
 from lfjax.errors import UserError, nearest
 from lfjax.sharding import make_mesh
-from lfjax.stages import claims, detect, evaluate, gate, generate, judge, make, train
+from lfjax.stages import claims, detect, evaluate, gate, generate, improve, judge, make, train
 from lfjax.stages import filter as filtering
 from lfjax.stages.artifacts import Result, Stage, find_input, hash_path, output_of, provenance
 from lfjax.training.logs import write_atomic
@@ -21,6 +21,7 @@ STAGES = {
     "train": (train.train, train.inputs),
     "generate": (generate.generate, generate.inputs),
     "judge": (judge.judge, judge.inputs),
+    "improve": (improve.improve, improve.inputs),
     "make": (make.make, make.inputs),
     "detect": (detect.detect, detect.inputs),
     "gate": (gate.gate, gate.inputs),
