@@ -1,7 +1,7 @@
 """Responses that a policy drew, as rows: packed so that few shapes occur, and columns of their
 tokens carried into rows and back.
 
-n responses, r tokens of the longest, b rows, t tokens of a row. A prompt and the response to it are
+n responses, r tokens of one, padded, b rows, t tokens of a row. A prompt and the response to it are
 the ids that the sampler read and wrote: nothing is tokenised again.
 """
 
@@ -56,9 +56,9 @@ class Packed:
     start: Int[np.ndarray, "n"]
     length: Int[np.ndarray, "n"]
 
-    def gather(self, values: Float[np.ndarray, "b t"]) -> Float[np.ndarray, "n r"]:
-        """What rows hold of each response, padded with zeros."""
-        out = np.zeros((len(self.row), max(self.length)), np.float32)
+    def gather(self, values: Float[np.ndarray, "b t"], width: int) -> Float[np.ndarray, "n r"]:
+        """What rows hold of each response, padded with zeros to `width` tokens."""
+        out = np.zeros((len(self.row), width), np.float32)
         for i, (row, start, n) in enumerate(zip(self.row, self.start, self.length)):
             out[i, :n] = values[row, start : start + n]
         return out
@@ -71,10 +71,12 @@ class Packed:
         return out
 
 
-def mask_of(lengths: Sequence[int]) -> Float[np.ndarray, "n r"]:
-    """1 where a response has a token."""
-    lengths = np.asarray(lengths)
-    return (np.arange(lengths.max()) < lengths[:, None]).astype(np.float32)
+def padded(values: Sequence[Sequence[float]], width: int) -> Float[np.ndarray, "n r"]:
+    """A row for each, filled up with zeros to `width`."""
+    out = np.zeros((len(values), width), np.float32)
+    for row, value in zip(out, values):
+        row[: len(value)] = value
+    return out
 
 
 def pack(

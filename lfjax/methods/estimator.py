@@ -14,9 +14,9 @@ class Estimator:
     rows, t tokens of a row.
 
     Attributes:
-      advantages: (rewards [g, k], kl [g, k, r], mask [g, k, r], **options) -> advantages
-        [g, k, r]. Pure.
-      loss: (logp [b, t], `Rollouts`, exact_kl [b, t] or None, **options) -> (Total, metrics as
+      advantages: (rewards [g, k], divergence [g, k, r], mask [g, k, r], **options) -> advantages
+        [g, k, r]; divergence is the KL of each token, as `kl` estimates it. Pure.
+      loss: (logp [b, t], exact_kl [b, t] or None, `Rollouts`, **options) -> (Total, metrics as
         Totals). Pure.
       options: every option with its default; both functions get all of them. `kl`, `kl_in` and
         `beta` are always among them.

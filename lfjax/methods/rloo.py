@@ -38,23 +38,27 @@ PLACES["exact"] = ("loss", "both")
 
 def advantages(
     rewards: Float[Array, "g k"],
-    kl: Float[Array, "g k r"],
+    divergence: Float[Array, "g k r"],
     mask: Float[Array, "g k r"],
     *,
     beta: float,
     kl_in: str,
     **_,
 ) -> Float[Array, "g k r"]:
-    """Of every token, that of its response; 0 where there is none."""
+    """Of every token, that of its response; 0 where there is none.
+
+    Args:
+      divergence: KL to the reference of every token, as `kl` estimates it.
+    """
     if kl_in in ("reward", "both"):
-        rewards = rewards - beta * jnp.where(mask > 0, kl, 0.0).sum(-1)
+        rewards = rewards - beta * jnp.where(mask > 0, divergence, 0.0).sum(-1)
     return leave_one_out(rewards)[..., None] * mask
 
 
 def loss(
     logp: Float[Array, "b t"],
-    batch: Rollouts,
     exact_kl: Float[Array, "b t"] | None,
+    batch: Rollouts,
     *,
     beta: float,
     kl: str,

@@ -73,15 +73,15 @@ def find_input(stage: str, role: str, source: str) -> str:
 
     Raises: UserError if there is no such file or directory.
     """
-    path = resolve_model(source) if role == "init" else source
+    path = resolve_model(source) if role in ("init", "kl_to") else source
     if not (is_tfds(path) if "://" in path else Path(path).exists()):
         raise UserError(f"{path}: no such file or directory (stage '{stage}', {role}).")
     return path
 
 
 def output_of(workdir: Path, stage: str, earlier: str, output: str = "") -> tuple[str, str]:
-    """(path, hash) of what an earlier stage wrote: its output of that name, or the only one that it
-    has.
+    """(path, hash) of what an earlier stage wrote: its output of that name; without a name the only
+    one that it has, or its model.
 
     Raises: UserError where the stage is not finished, or has no such output.
     """
@@ -91,7 +91,7 @@ def output_of(workdir: Path, stage: str, earlier: str, output: str = "") -> tupl
             f"stage '{stage}' needs '{earlier}', which must stand before it in the recipe."
         )
     outputs = json.loads(done.read_text())["outputs"]
-    output = output or (next(iter(outputs)) if len(outputs) == 1 else "")
+    output = output or (next(iter(outputs)) if len(outputs) == 1 else "model")
     if output not in outputs:
         raise UserError(
             f"stage '{stage}' reads '{earlier}/{output}', but '{earlier}' wrote "

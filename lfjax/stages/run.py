@@ -11,7 +11,7 @@ import jax
 
 from lfjax.errors import UserError, nearest
 from lfjax.sharding import make_mesh
-from lfjax.stages import claims, detect, evaluate, gate, generate, improve, judge, make, train
+from lfjax.stages import claims, detect, evaluate, gate, generate, improve, judge, make, rl, train
 from lfjax.stages import filter as filtering
 from lfjax.stages.artifacts import Result, Stage, find_input, hash_path, output_of, provenance
 from lfjax.training.logs import write_atomic
@@ -19,6 +19,7 @@ from lfjax.training.logs import write_atomic
 # kind -> (run, inputs)
 STAGES = {
     "train": (train.train, train.inputs),
+    "rl": (rl.rl, rl.inputs),
     "generate": (generate.generate, generate.inputs),
     "judge": (judge.judge, judge.inputs),
     "improve": (improve.improve, improve.inputs),

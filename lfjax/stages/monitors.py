@@ -1,0 +1,159 @@
+"""What is watched while a policy learns from rewards, and when to distrust them.   n responses, g
+prompts, k responses to each, r tokens of the longest.
+
+A reward model is an imitation of a judge, and a policy finds out where the two differ. The alarm
+compares it with a monitor, a rule or a judge that is not learned from: the reward rises, while the
+monitor's opinion, or its agreement with the reward, falls.
+"""
+
+from collections.abc import Mapping, Sequence
+from difflib import SequenceMatcher
+
+import numpy as np
+from jaxtyping import Float
+
+from lfjax.losses.policy_gradient import ESTIMATES, kl_estimate
+from lfjax.stages.rewards import Source
+from lfjax.stages.rollouts import Rollout
+
+FEWEST = 8  # values from which a trend is told
+SURE = 2.0  # standard errors that a slope is away from 0
+
+
+def of_texts(rollouts: Sequence[Rollout]) -> dict[str, float]:
+    """Lengths, ends, and, where responses are improved, how much of them was copied."""
+    lengths = np.array([len(r.ids) for r in rollouts], float)
+    out = {
+        "length": lengths.mean(),
+        "eos": np.mean([r.finish == "stop" for r in rollouts]),
+        "empty": np.mean([r.empty for r in rollouts]),
+    }
+    pairs = [(r.text.strip(), r.task.reference.strip()) for r in rollouts if r.task.reference]
+    if pairs:
+        out["copied"] = np.mean([a == b for a, b in pairs])
+        out["similarity"] = np.mean([similarity(a, b) for a, b in pairs])
+        words = np.array([[len(a.split()), len(b.split())] for a, b in pairs], float)
+        out["length_ratio"] = words[:, 0].mean() / max(words[:, 1].mean(), 1.0)
+    return {name: float(value) for name, value in out.items()}
+
+
+def similarity(a: str, b: str) -> float:
+    """Share of the words of both texts that lie in common stretches; 1 of equal texts."""
+    return SequenceMatcher(None, a.split(), b.split(), autojunk=False).ratio()
+
+
+def of_rewards(
+    rollouts: Sequence[Rollout],
+    values: Mapping[str, Float[np.ndarray, "g k"]],
+    rewards: Float[np.ndarray, "g k"],
+    sources: Sequence[Source],
+) -> dict[str, float]:
+    """Of every source and of their sum, by what is improved, and how they go with length."""
+    out = {"reward": rewards.mean(), "reward_std": rewards.std()}
+    out["reward_within"] = rewards.std(axis=1).mean()
+    for name, value in values.items():
+        known = value[~np.isnan(value)]
+        out[f"reward/{name}"] = known.mean() if known.size else np.nan
+        out[f"reward/{name}/std"] = known.std() if known.size else np.nan
+        out[f"reward/{name}/missing"] = np.isnan(value).mean()
+    origins = np.array([r.task.origin for r in rollouts]).reshape(rewards.shape)
+    groups = {origin: origins == origin for origin in sorted(set(origins.flat)) if origin}
+    for origin, here in groups.items():
+        out[f"reward/of_{origin}"] = rewards[here].mean()
+    for source in (s for s in sources if s.bands):
+        out |= bands(values[source.name], source.bands, groups)
+    lengths = np.array([len(r.ids) for r in rollouts], float)
+    out["reward_length"] = correlation(rewards.ravel(), lengths)
+    return {name: float(value) for name, value in out.items()}
+
+
+def bands(gaps, bounds: tuple[float, float], groups: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Share of rollouts that the gap reward puts where it puts better responses, equal ones and
+    worse ones (Wang et al. 2024, arXiv 2310.00898, figure 4); and by what is improved."""
+    low, high = bounds
+    inside = {
+        "better": gaps >= high,
+        "similar": (gaps > low) & (gaps < high),
+        "worse": gaps <= low,
+    }
+    out = {f"gap_{band}": here.mean() for band, here in inside.items()}
+    for origin, group in groups.items():
+        out |= {f"gap_{band}/of_{origin}": here[group].mean() for band, here in inside.items()}
+    return out
+
+
+def of_policy(columns: Mapping[str, Float[np.ndarray, "n r"]], mask, sampled) -> dict[str, float]:
+    """KL to the reference, surprise, and how far sampler and trainer are apart.
+
+    Args:
+      columns: `logp`, `ref_logp`, and perhaps `plain_logp` and `exact`.
+      mask: where there are tokens.
+      sampled: the sampler's log-probabilities.
+    """
+    here, n = mask > 0, len(mask)
+    out = {
+        f"kl_{kind}": np.asarray(kl_estimate(columns["logp"], columns["ref_logp"], kind))[
+            here
+        ].sum()
+        / n
+        for kind in ESTIMATES
+    }
+    if "exact" in columns:
+        out["kl_exact"] = columns["exact"][here].sum() / n
+    apart = np.abs(columns.get("plain_logp", columns["logp"]) - sampled)[here]
+    out |= {"entropy": -columns["logp"][here].mean()}
+    out |= {"sampler_difference": apart.mean(), "sampler_difference_max": apart.max()}
+    return {name: float(value) for name, value in out.items()}
+
+
+def of_monitor(opinions: Sequence[Float[np.ndarray, "g k"]], rewards) -> dict[str, float]:
+    """The mean of who is not learned from, and its agreement with the reward; nothing where nobody
+    was asked."""
+    if not opinions:
+        return {}
+    (monitor,) = opinions
+    mean = np.nanmean(monitor) if np.isfinite(monitor).any() else np.nan
+    return {"monitor": float(mean), "agreement": agreement(rewards, monitor)}
+
+
+def agreement(rewards: Float[np.ndarray, "g k"], monitor: Float[np.ndarray, "g k"]) -> float:
+    """Of pairs of responses to one prompt that the monitor tells apart, the share that the reward
+    puts in the same order; equal rewards count half. NaN where there are none."""
+    i, j = np.triu_indices(rewards.shape[1], 1)
+    by_reward, by_monitor = (np.sign(x[:, i] - x[:, j]) for x in (rewards, monitor))
+    told = ~np.isnan(by_monitor) & (by_monitor != 0)
+    right = (1 + by_reward * by_monitor) / 2
+    return float(right[told].mean()) if told.any() else float("nan")
+
+
+def alarm(log: Sequence[Mapping[str, float]], window: int) -> bool:
+    """Over the last `window` logged steps with a monitor: the reward rises for sure, while the
+    monitor's mean, or its agreement with the reward, falls for sure."""
+    rows = [row for row in log if "monitor" in row][-window:]
+    reward, mean, agrees = (
+        trend([row.get(name, np.nan) for row in rows])
+        for name in ("reward", "monitor", "agreement")
+    )
+    return reward > SURE and min(mean, agrees) < -SURE
+
+
+def trend(values: Sequence[float]) -> float:
+    """The slope of a line through values at equal distances, in its standard errors; 0 where there
+    are too few. Values that are no numbers are left out."""
+    y = np.asarray(values, float)
+    x = np.flatnonzero(np.isfinite(y)).astype(float)
+    y = y[np.isfinite(y)]
+    if len(y) < FEWEST or np.ptp(y) == 0:
+        return 0.0
+    x -= x.mean()
+    slope = (x * y).sum() / np.square(x).sum()
+    rest = y - y.mean() - slope * x
+    error = np.sqrt(np.square(rest).sum() / (len(y) - 2) / np.square(x).sum())
+    return float(slope / max(error, 1e-12))
+
+
+def correlation(a: Float[np.ndarray, "n"], b: Float[np.ndarray, "n"]) -> float:
+    """Pearson's; 0 where one of them does not vary."""
+    if not a.std() or not b.std():
+        return 0.0
+    return float(np.corrcoef(a, b)[0, 1])
