@@ -6,6 +6,7 @@ Any value of the config can be set on the command line: --config.data.path=FILE.
 continues a run that was stopped; a finished stage is not repeated unless it is named with --rerun.
 """
 
+import os
 import re
 import runpy
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from lfjax import cluster, processes
 from lfjax.errors import UserError, nearest
 
 CACHE = Path("~/.cache/lfjax/xla").expanduser()
@@ -26,6 +28,15 @@ RERUN = flags.DEFINE_list("rerun", [], "Stages to do again; what they had writte
 DEVICES = flags.DEFINE_integer(
     "cpu_devices", None, "Simulate this many devices on the CPU, to try a mesh."
 )
+# Slurm, Open MPI and Cloud TPU say these themselves (docs/processes.md).
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT on which process 0 listens, where several processes take part."
+)
+PROCESSES = flags.DEFINE_integer("processes", None, "How many processes take part.", 1)
+PROCESS = flags.DEFINE_integer("process", None, "Which one of them this is, from 0.", 0)
+START_TIMEOUT = flags.DEFINE_integer(
+    "start_timeout_s", 300, "Seconds that processes wait for each other at the start.", 1
+)
 
 
 def main(argv) -> None:
@@ -35,19 +46,17 @@ def main(argv) -> None:
             "both --config FILE and --workdir DIR are needed. Example: "
             + __doc__.split("\n")[2].strip()
         )
-    import jax
-
     from lfjax.report.page import write_report
     from lfjax.stages.run import run_recipe
 
     run_recipe(CONFIG.value, WORKDIR.value, tuple(RERUN.value))
-    if jax.process_index() == 0:
+    if processes.index() == 0:
         print(f"report: {write_report(WORKDIR.value)}", flush=True)
 
 
 def start(argv) -> None:
-    """What every door does first: refuse stray arguments, quieten logs, simulate devices, keep what
-    is compiled (JAX_COMPILATION_CACHE_DIR says where)."""
+    """What every door does first: refuse stray arguments, quieten logs, simulate devices, meet the
+    other processes, keep what is compiled (JAX_COMPILATION_CACHE_DIR says where)."""
     import jax
 
     if not flags.FLAGS["verbosity"].present:
@@ -56,6 +65,13 @@ def start(argv) -> None:
         raise UserError(f"unexpected argument '{argv[1]}'; flags begin with --.")
     if DEVICES.value:
         jax.config.update("jax_num_cpu_devices", DEVICES.value)
+    found = cluster.find(COORDINATOR.value, PROCESSES.value, PROCESS.value, os.environ)
+    cluster.join(found, timeout_s=START_TIMEOUT.value)
+    if processes.index():  # process 0 alone speaks
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (to the end)
+    if processes.count() > 1:
+        own, all_ = jax.local_device_count(), jax.device_count()
+        print(f"{processes.count()} processes ({found.by}), {all_} devices, {own} of them here")
     if not jax.config.jax_compilation_cache_dir:
         # Stages of a loop, and starts of one run, compile the same programs.
         jax.config.update("jax_compilation_cache_dir", str(CACHE))
@@ -98,14 +114,18 @@ def _unknown_key(argv: list[str], spec: str) -> str | None:
 
 
 def run(door=main) -> None:
-    """Open a door: a UserError ends the program with its message alone and status 2."""
+    """Open a door: a UserError ends the program with its message alone and status 2. What ends one
+    of several processes ends all."""
     try:
         app.run(door, flags_parser=parse_flags)
     except UserError as error:
         from lfjax.data.load import safe  # a message may quote a record
 
-        print(f"lfjax: {safe(str(error), lines=True)}", file=sys.stderr)
-        sys.exit(2)
+        processes.fail(2, safe(str(error), lines=True))
+    except (Exception, KeyboardInterrupt) as error:
+        if processes.count() == 1:
+            raise
+        processes.fail_with_traceback(error)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ parameter is an error.
 
 import math
 import re
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -47,8 +48,9 @@ DECODE_RULES = (
 )
 
 
-def make_mesh(shape: dict[str, int]) -> Mesh:
-    """A mesh over all devices from sizes per axis, one of which may be -1 (the rest).
+def make_mesh(shape: dict[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh over all devices, or the given ones, from sizes per axis, one of which may be -1 (the
+    rest).
 
     Raises: UserError for an unknown axis or sizes whose product is not the number of devices.
     """
@@ -56,18 +58,28 @@ def make_mesh(shape: dict[str, int]) -> Mesh:
     if unknown:
         raise UserError(f"mesh: unknown axis {sorted(unknown)}; the axes are {', '.join(AXES)}.")
     sizes = [int(shape.get(axis, 1)) for axis in AXES]
-    devices = jax.device_count()
+    found = jax.device_count() if devices is None else len(devices)
     fixed = math.prod(s for s in sizes if s != -1)
-    if sizes.count(-1) == 1 and fixed > 0 and devices % fixed == 0:
-        sizes[sizes.index(-1)] = devices // fixed
-    if min(sizes) < 1 or math.prod(sizes) != devices:
+    if sizes.count(-1) == 1 and fixed > 0 and found % fixed == 0:
+        sizes[sizes.index(-1)] = found // fixed
+    if min(sizes) < 1 or math.prod(sizes) != found:
         asked = ", ".join(f"{a}={shape.get(a, 1)}" for a in AXES)
         raise UserError(
-            f"mesh: {asked} does not fit the {devices} device(s) found. "
-            f"The sizes must multiply to {devices}; one of them may be -1."
+            f"mesh: {asked} does not fit the {found} device(s) found. "
+            f"The sizes must multiply to {found}; one of them may be -1."
         )
     # Explicit axes, the default, make gathers along a sharded axis an error.
-    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    types = (AxisType.Auto,) * len(AXES)
+    return jax.make_mesh(tuple(sizes), AXES, axis_types=types, devices=devices)
+
+
+def host_mesh(shape: dict[str, int]) -> Mesh:
+    """A mesh over the devices of this process alone, of the same tensor axis.
+
+    Raises: UserError where that does not divide them.
+    """
+    own = {"data": 1, "fsdp": -1, "tensor": shape.get("tensor", 1)}
+    return make_mesh(own, jax.local_devices())
 
 
 def path_str(path) -> str:
@@ -119,7 +131,19 @@ def put(tree, mesh: Mesh, spec: P):
     """Host arrays, known to every process, onto the mesh; each process copies its own shards
     only."""
     sharding = NamedSharding(mesh, spec)
-    return jax.tree.map(
-        lambda x: jax.make_array_from_callback(np.shape(x), sharding, lambda i: np.asarray(x)[i]),
-        tree,
-    )
+    return jax.tree.map(lambda x: on_shards(x, sharding), tree)
+
+
+def on_shards(x: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    """One host array, known to every process, as an array of all devices."""
+    return jax.make_array_from_callback(np.shape(x), sharding, lambda i: np.asarray(x)[i])
+
+
+def on_host(x: jax.Array) -> np.ndarray:
+    """An array whole, on every process. Those of several processes call this together; it lies
+    whole on every device for a moment."""
+    if x.is_fully_addressable:
+        return np.asarray(jax.device_get(x))
+    from jax.experimental.multihost_utils import process_allgather
+
+    return process_allgather(x, tiled=True)

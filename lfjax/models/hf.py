@@ -15,10 +15,11 @@ import jax
 import ml_dtypes  # noqa: F401  (registers bfloat16 with numpy, without which safetensors' slices fail)
 import numpy as np
 
+from lfjax import processes
 from lfjax.errors import UserError
 from lfjax.models.config import ModelConfig, text_config
 from lfjax.models.families import IMAGE_PREFIXES, TENSORS, WITH_POST_NORMS, text_name
-from lfjax.sharding import path_str
+from lfjax.sharding import on_host, path_str
 
 SHARD_BYTES = 5 * 2**30
 # Repositories also hold weights in other layouts, which may be as large again.
@@ -179,7 +180,7 @@ def export_tensors(params, config: ModelConfig, dtype: str) -> Iterator[tuple[st
         name = path_str(key_path)
         names, transposed = _tensors_of(name, config)
         for i, n in enumerate(names):
-            x = np.asarray(jax.device_get(leaf[i] if name.startswith("layers/") else leaf))
+            x = on_host(leaf[i] if name.startswith("layers/") else leaf)
             yield n, np.ascontiguousarray(x.T if transposed else x).astype(dtype)
 
 
@@ -198,8 +199,12 @@ def save_hf(
     chat template; and the files `beside`, by name.
 
     It appears under its name only when complete; one of that name is replaced. Of a multi-modal
-    model the text model is written.
+    model the text model is written. Process 0 writes; all call this, for their shards.
     """
+    if processes.index():
+        for _ in export_tensors(params, config, dtype):
+            pass
+        return
     target = Path(path)
     folder = target.with_name(f".{target.name}.writing")
     shutil.rmtree(folder, ignore_errors=True)

@@ -15,9 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lfjax import processes
 from lfjax.errors import UserError
 from lfjax.models.config import ModelConfig
-from lfjax.sharding import path_str
+from lfjax.sharding import on_host, path_str
 
 PROJECTIONS = tuple(f"attn/{n}" for n in "qkvo") + tuple(f"mlp/{n}" for n in ("gate", "up", "down"))
 
@@ -86,18 +87,21 @@ def _peft_name(path: str, layer: int, part: str) -> str:
 
 
 def save_peft(folder: str | Path, lora: Any, config: LoraConfig, base: str) -> None:
-    """Write `adapter_config.json` and `adapter_model.safetensors`, which `peft` loads on `base`."""
+    """Write `adapter_config.json` and `adapter_model.safetensors`, which `peft` loads on `base`.
+    Process 0 writes; all call this, for their shards."""
     from safetensors.numpy import save_file
 
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {}
     for key_path, leaf in jax.tree_util.tree_leaves_with_path(lora):
         _, room, projection, part = path_str(key_path).split("/")
-        stacked = np.asarray(jax.device_get(leaf), np.float32)
+        stacked = on_host(leaf).astype(np.float32)
         for layer, x in enumerate(stacked):
             name = _peft_name(f"{room}/{projection}", layer, part)
             tensors[name] = np.ascontiguousarray(x.T)
+    if processes.index():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     described = {
         "peft_type": "LORA",

@@ -9,8 +9,9 @@ from typing import Any
 
 import jax
 
+from lfjax import processes
 from lfjax.errors import UserError, nearest
-from lfjax.sharding import make_mesh
+from lfjax.sharding import host_mesh, make_mesh
 from lfjax.stages import claims, detect, evaluate, gate, generate, improve, judge, make, rl, train
 from lfjax.stages import filter as filtering
 from lfjax.stages.artifacts import Result, Stage, find_input, hash_path, output_of, provenance
@@ -37,7 +38,7 @@ OPERATIONAL = (
     *("path", "log_every_steps", "keep", "save_steps", "save_epochs", "save_examples"),
     *("blame_steps", "blame_epochs", "blame_examples", "blame_records"),
     *("key_env", "concurrency", "requests_per_minute", "tokens_per_minute", "timeout_s"),
-    *("deadline_s", "prompt_price", "price", "budget"),
+    *("deadline_s", "prompt_price", "price", "budget", "per_host"),
 )
 
 
@@ -54,36 +55,69 @@ def run_recipe(config, workdir: str, rerun: tuple[str, ...] = ()) -> None:
     for position, name in enumerate(config.order, 1):
         print(f"[{position}/{len(config.order)}] {name}", flush=True)
         stage = _prepare(config, folder, name, mesh)
-        if name in rerun and not _under_way(stage):
-            _set_aside(folder, name)
-        _check_unchanged(stage)
-        if (stage.folder / "done.json").is_file():
-            print(f"  finished before: {stage.folder / 'done.json'}", flush=True)
+        if processes.decide(_is_finished, config, stage, name in rerun):
             continue
-        text = json.dumps(config.to_dict(), indent=2, default=str)
-        write_atomic(folder / "config.json", text + "\n")
-        begun = time.monotonic()
-        with jax.set_mesh(mesh):
-            result = STAGES[stage.config.kind][0](stage)
-        _finish(stage, result, time.monotonic() - begun)
+        if "init" in stage.inputs:  # a model, whose shards lie with all processes
+            with jax.set_mesh(stage.mesh):
+                begun, result = time.monotonic(), STAGES[stage.config.kind][0](stage)
+            processes.decide(_finish, stage, result, begun)
+        else:
+            processes.decide(_alone, stage)
 
 
 def _prepare(config, folder: Path, name: str, mesh) -> Stage:
     """The stage with its inputs resolved."""
     own = config.stages[name]
-    inputs, hashes = {}, {}
-    for role, source in STAGES[own.kind][1](own).items():
-        earlier, _, output = source.partition("/")
-        if earlier in config.order:
-            inputs[role], hashes[role] = output_of(folder, name, earlier, output)
-        else:
-            inputs[role] = find_input(name, role, source)
-            hashes[role] = hash_path(inputs[role])
+    sources = STAGES[own.kind][1](own)
+    inputs = {
+        role: find_input(name, role, source)
+        for role, source in sources.items()
+        if _stage_of(source) not in config.order
+    }
+    # Process 0 hashes, and looks at what it wrote: on others a shared folder may show it later.
+    found = processes.decide(_hashed, config, folder, name, sources, inputs)
+    inputs = {role: inputs.get(role) or found["paths"][role] for role in sources}
+    if own.get("per_host"):
+        mesh = host_mesh(dict(config.mesh))
     seed = own.get("seed", config.seed)  # a stage of its own seed is one of several repetitions
     settings = _without(own.to_dict(), OPERATIONAL)
-    identity = {"config": settings, "seed": seed, "inputs": hashes}
+    identity = {"config": settings, "seed": seed, "inputs": found["hashes"]}
     identity = json.loads(json.dumps(identity, default=str))  # as it will be read back
     return Stage(name, folder / name, own, inputs, seed, mesh, identity)
+
+
+def _stage_of(source: str) -> str:
+    """Of `STAGE/OUTPUT`, or `STAGE`."""
+    return source.partition("/")[0]
+
+
+def _hashed(config, folder: Path, name: str, sources, inputs) -> dict[str, dict[str, str]]:
+    """Hashes of all inputs, and paths of those that earlier stages wrote."""
+    paths, hashes = {}, {}
+    for role, source in sources.items():
+        earlier, _, output = source.partition("/")
+        if earlier in config.order:
+            paths[role], hashes[role] = output_of(folder, name, earlier, output)
+        else:
+            hashes[role] = hash_path(inputs[role])
+    return {"paths": paths, "hashes": hashes}
+
+
+def _is_finished(config, stage: Stage, again: bool) -> bool:
+    """Whether there is nothing to do; if there is, the place for it is made.
+
+    Raises: UserError for a stage that changed since it was started.
+    """
+    folder = stage.folder.parent
+    if again and not _under_way(stage):
+        _set_aside(folder, stage.name)
+    _check_unchanged(stage)
+    if (stage.folder / "done.json").is_file():
+        print(f"  finished before: {stage.folder / 'done.json'}", flush=True)
+        return True
+    text = json.dumps(config.to_dict(), indent=2, default=str)
+    write_atomic(folder / "config.json", text + "\n")
+    return False
 
 
 def _under_way(stage: Stage) -> bool:
@@ -144,8 +178,14 @@ def _set_aside(folder: Path, name: str) -> None:
     print(f"  set aside: {folder / f'{name}.old{number}'}", flush=True)
 
 
-def _finish(stage: Stage, result: Result, seconds: float) -> None:
-    """Write done.json, last and atomically. `seconds` are of the last start, where the stage does
+def _alone(stage: Stage) -> None:
+    """A stage that needs one process."""
+    begun = time.monotonic()
+    _finish(stage, STAGES[stage.config.kind][0](stage), begun)
+
+
+def _finish(stage: Stage, result: Result, begun: float) -> None:
+    """Write done.json, last and atomically. Its seconds are of the last start, where the stage does
     not know those of all its starts."""
     done = {
         "fingerprint": stage.fingerprint,
@@ -158,7 +198,7 @@ def _finish(stage: Stage, result: Result, seconds: float) -> None:
             for name, path in result.outputs.items()
         },
         "headline": result.headline,
-        "cost": {"seconds": round(seconds, 1), **result.cost},
+        "cost": {"seconds": round(time.monotonic() - begun, 1), **result.cost},
         "provenance": provenance(),
     }
     write_atomic(stage.folder / "done.json", json.dumps(done, indent=2) + "\n")

@@ -1,5 +1,6 @@
 """The train stage: data, model and shardings, state, step, loop, export."""
 
+import hashlib
 import json
 import time
 from collections import deque
@@ -10,6 +11,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from lfjax import processes
 from lfjax.data.load import Batches, describe, encode, eos_share, load_records
 from lfjax.data.mixture import data_inputs
 from lfjax.data.plan import make_plan
@@ -93,7 +95,7 @@ def train(stage: Stage) -> Result:
     abstract = abstract_state(model.abstract, tx, mesh)
     state_shardings, frozen_shardings = jax.tree.map(lambda x: x.sharding, (abstract, frozen))
     checkpoints = Checkpoints(stage.folder / "checkpoints", keep=c.keep, best=c.best)
-    done, before = checkpoints.latest() or 0, 0.0
+    done, before = processes.decide(checkpoints.latest) or 0, 0.0
     fresh = cache(model.fresh)  # for the reference and for the state, which uses it up
     if method.needs_reference(**options):
         parts = {"train": batches} | ({"heldout": heldout} if heldout else {})
@@ -114,7 +116,7 @@ def train(stage: Stage) -> Result:
         loss_fn, state_shardings.params, rows_sharding, mesh, frozen_shardings
     )
     everywhere = NamedSharding(mesh, P())
-    key = jax.device_put(jax.random.key(stage.seed), everywhere)
+    key = jax.jit(lambda: jax.random.key(stage.seed), out_shardings=everywhere)()
     blame = make_blame(
         stage,
         options,
@@ -148,14 +150,15 @@ def train(stage: Stage) -> Result:
     with StopSignal() as stop, progress(stage.name, done=done, total=last) as bar:
         for step in range(done + 1, last + 1):
             rows = put(batches.rows(step - 1), mesh, P(BATCH))
-            rate = jax.device_put(rates[step - 1], everywhere)
+            rate = put(rates[step - 1], mesh, P())
             with jax.transfer_guard("disallow"):  # a hidden copy in here would stall every step
                 state, metrics = train_step(state, rows, rate, frozen, key)
             if pending:  # one step late, so that the host never waits for the step just started
                 reporter(bar, *pending)
             pending = (step, metrics)
+            stopping = stop.after(step)
             evaluating = every["eval"] and (is_due(step, every["eval"]) or step == last)
-            if evaluating or is_due(step, every["save"]) or step == last or stop.asked:
+            if evaluating or is_due(step, every["save"]) or step == last or stopping:
                 scores = {}
                 if evaluating:
                     scores = evaluate(eval_step, state.params, frozen, heldout, mesh)
@@ -165,10 +168,10 @@ def train(stage: Stage) -> Result:
                 checkpoints.save(step, state, {**meta, "seconds": seconds}, values)
             if is_due(step, every["blame"]) and step < last:
                 blame(step, (state.params, frozen))
-            if stop.asked and step < last:
+            if stopping and step < last:
                 checkpoints.close()
                 print(f"\nstopped after step {step}; the same command continues.", flush=True)
-                raise SystemExit(128 + stop.asked)
+                raise SystemExit(128 + stopping)
     log.close()
     blame(last, (state.params, frozen))
 
@@ -188,6 +191,8 @@ def train(stage: Stage) -> Result:
     save_hf(
         stage.folder / "hf", params, config, raw, tokenizer, export_text(template, tokenizer), **how
     )
+    if processes.index():
+        return Result({}, {}, {})  # the log is process 0's
     told = {k: meaning[k] for k in ("offset", "spread") if meaning}
     return summary(stage, batches, config, chosen or last, time.monotonic() - start, told)
 
@@ -219,6 +224,7 @@ def make_data(
     plan = make_plan(encoded.lengths, steps=total, **sizes, **how)
     tables = encoded.most_segments if normalize == "pair" else 0
     batches = Batches(loaded.records, encoded, plan, normalize, tables)
+    check_same(stage, batches)
     every = {name: in_steps(c, name, **unit) for name in ("eval", "save", "blame")}
     every["warmup"] = warmup(c.optimizer, total, **unit)
     for line in describe(loaded, batches):
@@ -241,6 +247,24 @@ def make_data(
     encoded = encode(c, kept_out, views, tokenizer, template)
     plan = make_plan(encoded.lengths, batch_rows=max(batches.plan.shapes), **how)
     return batches, Batches(kept_out, encoded, plan, normalize, tables), every
+
+
+def check_same(stage: Stage, batches: Batches) -> None:
+    """Raises: UserError on a process that found other data than process 0: each fills its own part
+    of every batch."""
+    if processes.count() == 1:
+        return
+    total = hashlib.sha256()
+    for unit in batches.encoded.units:
+        for segment in unit.segments:
+            total.update(np.asarray(segment.ids, np.int32).tobytes())
+    total.update(batches.plan.unit.tobytes())
+    own = total.hexdigest()
+    if processes.decide(str, own) != own:
+        raise UserError(
+            f"stage '{stage.name}': the records found here are not those of process 0; all "
+            "processes must see the same files."
+        )
 
 
 def evaluate(eval_step, params, frozen, heldout: Batches, mesh) -> dict[str, float]:

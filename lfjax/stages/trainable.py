@@ -24,7 +24,7 @@ from lfjax.models.decoder import (
 from lfjax.models.hf import load_params
 from lfjax.models.lora import LoraConfig, load_peft, merge, save_peft
 from lfjax.models.scalar import abstract_head, apart, has_head, load_head, score_fn
-from lfjax.sharding import axis_size, tree_shardings
+from lfjax.sharding import axis_size, on_shards, tree_shardings
 from lfjax.stages.artifacts import Stage
 
 
@@ -101,7 +101,7 @@ def initial_head(stage: Stage, config: ModelConfig) -> dict[str, Any]:
     shardings = tree_shardings(abstract, stage.mesh)
     if has_head(stage.inputs["init"]):
         found = {"score": load_head(stage.inputs["init"], config)[0]}
-        return jax.tree.map(jax.device_put, found, shardings)
+        return jax.tree.map(on_shards, found, shardings)
     zeros = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), abstract)
     return jax.tree.map(jax.device_put, zeros, shardings)
 
@@ -147,7 +147,7 @@ def initial_lora(stage: Stage, config: ModelConfig, lora: LoraConfig):
     shardings = tree_shardings(abstract_lora(config, lora), stage.mesh)
     if stage.config.lora.adapter:
         found = load_peft(stage.config.lora.adapter, config)[0]
-        return jax.tree.map(jax.device_put, found, shardings)
+        return jax.tree.map(on_shards, found, shardings)
     draw = jax.jit(partial(init_lora, config, lora), out_shardings=shardings)
     return draw(jax.random.key(stage.seed))
 

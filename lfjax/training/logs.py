@@ -3,15 +3,19 @@ terminal."""
 
 import json
 import os
-import signal
 import sys
 from pathlib import Path
 
 from tqdm import tqdm
 
+from lfjax import processes
+from lfjax.processes import StopSignal as StopSignal  # of the loops that log here
+
 
 def write_atomic(path: str | Path, content: str | bytes) -> None:
-    """Write a file that is there whole or not at all."""
+    """Write a file that is there whole or not at all. Process 0 does; all may call this."""
+    if processes.index():
+        return
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.writing")
@@ -39,12 +43,15 @@ class MetricLog:
     """`metrics.jsonl`, one object a step, and TensorBoard events.
 
     On resume, lines after the restored step, and a torn last line, are cut: those steps are about
-    to be repeated.
+    to be repeated. Process 0 writes; on others nothing happens.
     """
 
     def __init__(self, folder: str | Path, *, resume_step: int):
-        SummaryWriter = _summary_writer()
+        self.writes = processes.index() == 0
         self.path = Path(folder) / "metrics.jsonl"
+        if not self.writes:
+            return
+        SummaryWriter = _summary_writer()
         kept = [line for line in self._lines() if json.loads(line)["step"] <= resume_step]
         write_atomic(self.path, "".join(line + "\n" for line in kept))
         self.stream = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
@@ -61,18 +68,22 @@ class MetricLog:
             yield line
 
     def write(self, step: int, values: dict[str, float]) -> None:
+        if not self.writes:
+            return
         self.stream.write(json.dumps({"step": step, **values}) + "\n")
         self.stream.flush()
         for name, value in values.items():
             self.events.add_scalar(name, value, step)
 
     def close(self) -> None:
+        if not self.writes:
+            return
         self.stream.close()
         self.events.close()
 
 
 def progress(name: str, *, done: int, total: int, unit: str = "step") -> tqdm:
-    """The live line: step of steps, time left, and whatever `set_postfix` gives it.
+    """The live line of process 0: step of steps, time left, and whatever `set_postfix` gives it.
 
     Where nobody watches (no terminal), a line every ten seconds.
     """
@@ -84,25 +95,5 @@ def progress(name: str, *, done: int, total: int, unit: str = "step") -> tqdm:
         dynamic_ncols=True,
         mininterval=0.2 if sys.stderr.isatty() else 10.0,
         file=sys.stderr,
+        disable=processes.index() > 0,
     )
-
-
-class StopSignal:
-    """While entered, SIGTERM and SIGINT ask the loop to save and stop; a second one interrupts at
-    once."""
-
-    def __init__(self):
-        self.asked = 0  # the signal's number
-
-    def __enter__(self) -> "StopSignal":
-        def ask(number, frame):
-            if self.asked:
-                raise KeyboardInterrupt
-            self.asked = number
-
-        self.before = {s: signal.signal(s, ask) for s in (signal.SIGTERM, signal.SIGINT)}
-        return self
-
-    def __exit__(self, *_) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
