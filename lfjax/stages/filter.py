@@ -15,6 +15,7 @@ from lfjax.data.filters import (
     shuffled,
     sides,
 )
+from lfjax.data.folds import exchanged, folds
 from lfjax.data.load import load_records, told
 from lfjax.data.mixture import data_inputs
 from lfjax.data.records import Record, to_jsonl
@@ -53,6 +54,8 @@ FILTERS: dict[str, Callable[..., Filtered]] = {
     "ranked": ranked,
     "lessons": lessons,
     "improved": improved,
+    "folds": folds,
+    "exchanged": exchanged,
 }
 
 
@@ -75,8 +78,11 @@ def filter_records(stage: Stage) -> Result:
     if unknown:
         raise UserError(f"filter '{c.filter}': unknown option '{min(unknown)}'.")
     kept, left = FILTERS[c.filter](records, stage.seed, **options)
-    if not kept:
+    parts = kept if isinstance(kept, dict) else {"records": kept}
+    if not any(parts.values()):
         raise UserError(f"stage '{stage.name}': no record is left ({told(left)}).")
     stage.begin()
-    write_atomic(stage.folder / "records.jsonl", to_jsonl(kept))
-    return Result({"records": "records.jsonl"}, {"records": len(kept), **left}, {})
+    for name, found in parts.items():
+        write_atomic(stage.folder / f"{name}.jsonl", to_jsonl(found))
+    files = {name: f"{name}.jsonl" for name in parts}
+    return Result(files, {**{name: len(found) for name, found in parts.items()}, **left}, {})
