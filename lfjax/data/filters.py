@@ -67,6 +67,7 @@ def refined(
     seed: int,
     *,
     ties: str,
+    unchanged: str = "drop",
     leave_out: str = "",
     most_times: float = 0.0,
     scores: Sequence[float] = (),
@@ -76,6 +77,7 @@ def refined(
 
     Args:
       ties: what becomes of a refinement that scores the same: keep (the paper's rule 2), or drop.
+      unchanged: what becomes of one that is the response.
       leave_out: the part of a critique that is not asked for (`self_refine.LEAVE_OUT`).
       most_times: drop pairs in which one text is so many times as long as the other, in characters;
         0 for no such bound.
@@ -83,11 +85,12 @@ def refined(
 
     Raises: UserError for an unknown choice.
     """
-    if ties not in TIES:
-        raise UserError(f"filter: ties='{ties}'; expected {' or '.join(TIES)}.")
+    for name, value in (("ties", ties), ("unchanged", unchanged)):
+        if value not in TIES:
+            raise UserError(f"filter: {name}='{value}'; expected {' or '.join(TIES)}.")
     kept, left = [], Counter()
     for r in records:
-        reason = unrefined(r, ties, leave_out, most_times, scores)
+        reason = unrefined(r, ties, unchanged, leave_out, most_times, scores)
         if reason:
             left[reason] += 1
             continue
@@ -98,7 +101,12 @@ def refined(
 
 
 def unrefined(
-    r: Record, ties: str, leave_out: str, most_times: float, scores: Sequence[float]
+    r: Record,
+    ties: str,
+    unchanged: str,
+    leave_out: str,
+    most_times: float,
+    scores: Sequence[float],
 ) -> str | None:
     """Why a record is no pair; None if it is one."""
     response, refinement = (r.response or "").strip(), (r.refinement or "").strip()
@@ -117,7 +125,7 @@ def unrefined(
             return "refinement not scored"
         if not all(1 <= c.score <= 10 for c in (own, better)):
             return "score is not from 1 to 10"
-    if " ".join(response.split()) == " ".join(refinement.split()):
+    if unchanged == "drop" and response.split() == refinement.split():
         return "refinement is the response"
     if any(TAKEN.search(t) for t in (r.prompt[-1].content, response, text, refinement)):
         return "a text has a heading of its own"

@@ -6,9 +6,14 @@ from typing import Any
 
 from lfjax.data.records import Feedback, Record, to_jsonl
 from lfjax.data.views import need_response
+from lfjax.errors import UserError
+from lfjax.judges.parsing import Critique
+from lfjax.lab.ledger import TEMPLATE as LEDGER_TEMPLATE
+from lfjax.lab.ledger import Ledger
 from lfjax.lab.model import write_model
-from lfjax.lab.oracle import Oracle
+from lfjax.lab.oracle import Oracle, world_of
 from lfjax.lab.phrasebook import Phrasebook
+from lfjax.lab.repair import Repair
 from lfjax.training.logs import write_atomic
 
 EVALUATED = ("seen", "unseen", "clean", "ignorance")  # groups of words, each with its prompts
@@ -36,6 +41,65 @@ def phrasebook(
     for name, found in records.items():
         write_atomic(folder / f"{name}.jsonl", to_jsonl(found))
     return {"model": "model", **{name: f"{name}.jsonl" for name in records}}
+
+
+def ledger(
+    folder: Path,
+    *,
+    seed: int,
+    pretraining: int,
+    prompts: int,
+    evaluated: int,
+    **settings: Any,
+) -> dict[str, str]:
+    """A ledger's tokenizer and model configuration, its pretraining texts, prompts to learn from,
+    and prompts to evaluate on, in `validation` and in `test`.
+
+    Args:
+      settings: of the `Ledger`.
+    """
+    book = Ledger(seed, **settings)
+    write_model(folder / "model", book, template=LEDGER_TEMPLATE, lines=True)
+    records = {
+        "pretraining": list(book.pretraining(pretraining)),
+        "prompts": book.prompts("train", prompts),
+        "validation": book.prompts("validation", evaluated),
+        "test": book.prompts("test", evaluated),
+    }
+    for name, found in records.items():
+        write_atomic(folder / f"{name}.jsonl", to_jsonl(found))
+    return {"model": "model", **{name: f"{name}.jsonl" for name in records}}
+
+
+def repair(
+    folder: Path, *, seed: int, pretraining: int, preferences: int, evaluated: int, **settings: Any
+) -> dict[str, str]:
+    """A guest house's tokenizer and model configuration, its pretraining texts, compared responses,
+    and prompts to evaluate on, in `validation` and in `test`.
+
+    Args:
+      settings: of `Repair`.
+    """
+    house = Repair(seed, **settings)
+    write_model(folder / "model", house, template=house.template)
+    records = {
+        "pretraining": list(house.pretraining(pretraining)),
+        "preferences": house.preferences("train", preferences),
+        "validation": house.prompts("validation", evaluated),
+        "test": house.prompts("test", evaluated),
+    }
+    for name, found in records.items():
+        write_atomic(folder / f"{name}.jsonl", to_jsonl(found))
+    return {"model": "model", **{name: f"{name}.jsonl" for name in records}}
+
+
+def critic(record: Record) -> Critique:
+    """The rule judge of the ledger: a critique in SRT's form, with its improved response. Raises:
+    UserError for a record of another world."""
+    world = world_of(record)
+    if not isinstance(world, Ledger):
+        raise UserError(f"record '{record.id}' of {record.source}: is not of the ledger.")
+    return world.critique(record, need_response(record))
 
 
 def oracle(record: Record, **options: Any) -> Feedback:

@@ -10,24 +10,31 @@ from lfjax.training.logs import write_atomic
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
 
 
-def write_model(folder: str | Path, world: World) -> None:
+def write_model(
+    folder: str | Path, world: World, *, template: str = TEMPLATE, lines: bool = False
+) -> None:
     """A Hugging Face directory without weights: `model.weights=random` draws them, and
-    `data.template=own` is the world's template."""
+    `data.template=own` is the world's template.
+
+    Args:
+      lines: ends of lines are tokens of the world, too.
+    """
     folder = Path(folder)
-    vocabulary = [*SPECIAL, *LANGUAGE, *world.tokens]
+    vocabulary = [*dict.fromkeys((*SPECIAL, *(() if lines else LANGUAGE), *world.tokens))]
     files = {
-        "tokenizer.json": make_tokenizer(vocabulary).to_str(pretty=True),
+        "tokenizer.json": make_tokenizer(vocabulary, lines).to_str(pretty=True),
         "tokenizer_config.json": json.dumps(tokenizer_config(), indent=2),
         "config.json": json.dumps(model_config(len(vocabulary)), indent=2),
-        "chat_template.jinja": TEMPLATE,
+        "chat_template.jinja": template,
     }
     for name, text in files.items():
         write_atomic(folder / name, text + "\n" * (not text.endswith("\n")))
 
 
-def make_tokenizer(vocabulary: list[str]):
-    """One token a word, `<unk>` for others, `<s>` before every text. Decoding begins a line before
-    a capitalized word: texts of the world come back as they were."""
+def make_tokenizer(vocabulary: list[str], lines: bool = False):
+    """One token a word, `<unk>` for others, `<s>` before every text. Texts of the world come back
+    as they were: decoding begins a line before a capitalized word, or, with `lines`, where there is
+    a token for its end."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
     from tokenizers.processors import TemplateProcessing
 
@@ -35,16 +42,23 @@ def make_tokenizer(vocabulary: list[str]):
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
     tokenizer.add_special_tokens([AddedToken(t, special=True) for t in SPECIAL])
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    if lines:
+        ends, words = (Regex("\n+"), "isolated"), (" ", "removed")
+        splits = [pre_tokenizers.Split(*how) for how in (ends, words)]
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(splits)
     tokenizer.post_processor = TemplateProcessing(
         single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", ids["<s>"])]
     )
+    begins = [("^(?=[^A-Z])", " "), ("^(?=[A-Z])", "\n")]
+    if lines:
+        begins = [("^(?=[^\n])", " ")]
     tokenizer.decoder = decoders.Sequence(
         [
-            decoders.Replace(Regex("^(?=[^A-Z])"), " "),
-            decoders.Replace(Regex("^(?=[A-Z])"), "\n"),
+            *(decoders.Replace(Regex(pattern), by) for pattern, by in begins),
             decoders.Fuse(),
+            *([decoders.Replace(Regex("\n "), "\n")] if lines else []),
             decoders.Strip(" ", 1, 0),
-            decoders.Strip("\n", 1, 0),
+            *([] if lines else [decoders.Strip("\n", 1, 0)]),
         ]
     )
     return tokenizer

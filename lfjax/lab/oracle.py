@@ -12,7 +12,9 @@ from typing import Any
 
 from lfjax.data.records import Feedback, Record
 from lfjax.errors import UserError, nearest
+from lfjax.lab.ledger import Ledger
 from lfjax.lab.phrasebook import Phrasebook
+from lfjax.lab.repair import Repair
 from lfjax.lab.world import (
     KINDS,
     WRITE,
@@ -27,7 +29,11 @@ from lfjax.lab.world import (
     worded,
 )
 
-WORLDS: dict[str, Callable[..., World]] = {"phrasebook": Phrasebook}
+WORLDS: dict[str, Callable[..., World]] = {
+    "phrasebook": Phrasebook,
+    "ledger": Ledger,
+    "repair": Repair,
+}
 AUTHOR = "oracle"
 
 

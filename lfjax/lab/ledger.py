@@ -1,0 +1,193 @@
+"""The ledger: a world in which a critique is scratch work.
+
+A prompt lists accounts with their entries, the answer gives the total of each, of which only the
+last digit counts. A small model that has to say it at once often cannot; adding entry by entry, it
+can. The critic does just that for every account, line by line, marks the totals that are wrong,
+advises what to write for one or two of them, and its improved response repairs exactly those:
+
+    a 3 5 2 7        a 7          Weaknesses:           a 7
+    b 4 4 0 0        b 8          a 3 8 0 7 right       b 8
+    c 9 2 6 0        c 5          b 4 8 8 8 right       c 7
+                                  c 9 1 7 7 wrong
+                                  Advice:
+                                  c 7
+                                  Overall Score: [[7]]
+"""
+
+import itertools
+import random
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+
+from lfjax.data.critiques import SCALE
+from lfjax.data.records import Feedback, Message, Record
+from lfjax.errors import UserError, nearest
+from lfjax.judges.parsing import Critique
+from lfjax.lab.phrasebook import SPLITS, split_of
+from lfjax.lab.world import MISSING, Part, faults, score
+
+SOURCE = "lfjax.lab.ledger"
+AUTHOR = "oracle"
+NAMES = tuple("abcdefgh")
+BASE = 10  # totals are last digits
+WORK = "work"  # asks for the running totals
+HEADS = ("Weaknesses:", "Advice:", "Overall", "Score:", "###", "Feedback", "Improved", "Response")
+WORDS = (WORK, "right", "wrong", "none", "answer:", "\n", "\n\n")
+MARKS = tuple(f"[[{n}]]" for n in range(1, 11))
+TEMPLATE = """\
+{%- for message in messages -%}
+{%- if message.role == "assistant" -%}{{- "answer:\n" + message.content + eos_token + "\n" -}}
+{%- else -%}{{- message.content + "\n" -}}{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- "answer:\n" -}}{%- endif -%}
+"""
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """One world.
+
+    Attributes:
+      seed: draws prompts.
+      accounts: lines of a prompt.
+      entries: digits of a line; from `fewest` on they may be zero, and the fewer there are the
+        easier is the total (the line's tier).
+      names: accounts at most that the critic has repaired.
+
+    Raises: UserError for numbers that make no world.
+    """
+
+    seed: int = 0
+    accounts: int = 3
+    entries: int = 4
+    fewest: int = 2
+    names: int = 2
+
+    def __post_init__(self):
+        if not (1 <= self.accounts <= len(NAMES) and 1 <= self.fewest <= self.entries):
+            raise UserError(
+                f"ledger: accounts={self.accounts}, entries={self.entries}, fewest={self.fewest}; "
+                f"expected 1 to {len(NAMES)} accounts, and 1 <= fewest <= entries."
+            )
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        return (*map(str, range(BASE)), *NAMES, *HEADS, *WORDS, *MARKS)
+
+    # --- records ------------------------------------------------------------------------------
+
+    def pretraining(self, count: int) -> Iterator[Record]:
+        """Right answers, and as often the running totals that lead to them."""
+        rng = random.Random(f"pretraining/{self.seed}")
+        for number in range(count):
+            lines = self._lines(rng)
+            working = rng.random() < 0.5
+            prompt = _prompt(lines) + (f"\n{WORK}" if working else "")
+            response = _work(lines) if working else _answer(lines)
+            yield self._record(f"pretraining-{number:06d}", "pretraining", prompt, response)
+
+    def prompts(self, split: str, count: int) -> list[Record]:
+        """Different prompts without responses. Raises: UserError for an unknown split."""
+        if split not in SPLITS:
+            raise UserError(f"ledger: unknown split '{split}'. {nearest(split, SPLITS)}")
+        rng = random.Random(f"prompts/{self.seed}")
+        found: dict[str, Record] = {}
+        while len(found) < count:
+            text = _prompt(self._lines(rng))
+            if split_of(text) == split and text not in found:
+                found[text] = self._record(f"{split}-{len(found):05d}", "ledger", text)
+        return list(found.values())
+
+    def _lines(self, rng: random.Random) -> list[list[int]]:
+        lines = []
+        for _ in range(self.accounts):
+            full = rng.randint(self.fewest, self.entries)
+            lines.append([rng.randint(1, 9) for _ in range(full)] + [0] * (self.entries - full))
+        return lines
+
+    def _record(self, id: str, group: str, prompt: str, response: str | None = None) -> Record:
+        meta = {"world": {"name": "ledger", **asdict(self)}, "group": group}
+        return Record(id, SOURCE, (Message("user", prompt),), response, meta=meta)
+
+    # --- truth --------------------------------------------------------------------------------
+
+    def parts(self, record: Record, response: str) -> tuple[Part, ...]:
+        """The lines of a response. Raises: UserError for a prompt of another world."""
+        lines, parts, start = self._asked(record), [], 0
+        for index, text in enumerate(response.split("\n")):
+            if index < len(lines) or text.strip():
+                parts.append(_part(index, lines, text, start))
+            start += len(text) + 1
+        parts += [_part(i, lines, "", start) for i in range(len(parts), len(lines))]
+        return tuple(parts)
+
+    def repaired(self, record: Record, response: str, wrong: Iterable[Part]) -> str:
+        """The response with these lines as they should be; lines that nobody asked for go."""
+        lines, given = self._asked(record), response.split("\n")
+        right, at = _answer(lines).split("\n"), {p.index for p in wrong}
+        given += [""] * (len(lines) - len(given))
+        fixed = [r if i in at else given[i] for i, r in enumerate(right)]
+        more = [t for i, t in enumerate(given) if i >= len(lines) and i not in at]
+        return "\n".join(fixed + more)
+
+    def critique(self, record: Record, response: str) -> Critique:
+        """What the critic says of a response, and its improved response, in the form that
+        `judges.parsing.critique` reads."""
+        lines, parts = self._asked(record), self.parts(record, response)
+        wrong = faults(parts)
+        chosen = wrong[: self.names]
+        marks = ["wrong" if not p.right else "right" for p in parts]
+        worked = [f"{w} {mark}" for w, mark in zip(_work(lines).split("\n"), marks)]
+        right = _answer(lines).split("\n")
+        weaknesses = "\n".join(worked)
+        advice = "\n".join(right[p.index] for p in chosen if p.index < len(right)) or "none"
+        mark = score(parts)
+        text = f"Weaknesses:\n{weaknesses}\nAdvice:\n{advice}\nOverall Score: [[{mark}]]"
+        polarity = "negative" if wrong else "mixed"
+        notes = dict(scale=SCALE, weaknesses=weaknesses, suggestions=advice, author=AUTHOR)
+        said = Feedback(text, polarity, float(mark), **notes)
+        return Critique(said, self.repaired(record, response, chosen))
+
+    def _asked(self, record: Record) -> list[list[int]]:
+        text = record.prompt[-1].content.removesuffix(f"\n{WORK}")
+        found = [line.split() for line in text.split("\n")]
+        for name, line in itertools.zip_longest(NAMES[: self.accounts], found, fillvalue=None):
+            if not line or line[0] != name or not all(re.fullmatch("[0-9]", t) for t in line[1:]):
+                raise UserError(
+                    f"record '{record.id}' of {record.source}: its prompt has the line {line}; "
+                    f"expected {self.accounts} accounts with their digits."
+                )
+        return [[int(t) for t in line[1:]] for line in found]
+
+
+def _prompt(lines: list[list[int]]) -> str:
+    return "\n".join(" ".join([n, *map(str, line)]) for n, line in zip(NAMES, lines))
+
+
+def _answer(lines: list[list[int]]) -> str:
+    return "\n".join(f"{n} {sum(line) % BASE}" for n, line in zip(NAMES, lines))
+
+
+def _work(lines: list[list[int]]) -> str:
+    """Running totals."""
+    return _prompt([[t % BASE for t in itertools.accumulate(line)] for line in lines])
+
+
+def _part(index: int, lines: list[list[int]], text: str, start: int) -> Part:
+    """What is true of a line that begins at character `start` and should give an account."""
+    tokens = [(m[0], (start + m.start(), start + m.end())) for m in re.finditer(r"\S+", text)]
+    asked = index < len(lines)
+    wanted = [NAMES[index], str(sum(lines[index]) % BASE)] if asked else []
+    pairs = itertools.zip_longest((t for t, _ in tokens), wanted)
+    at = next((i for i, (given, known) in enumerate(pairs) if given != known), None)
+    said, span = tokens[at or 0] if (at or 0) < len(tokens) else (MISSING, None)
+    return Part(
+        index,
+        "account" if asked else "",
+        f"{sum(map(bool, lines[index]))} entries" if asked else "",
+        at is None,
+        said,
+        wanted[at or 0] if (at or 0) < len(wanted) else "",
+        span,
+    )
