@@ -7,7 +7,7 @@ the ids that the sampler read and wrote: nothing is tokenised again.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import no_type_check
+from typing import Any, no_type_check
 
 import numpy as np
 from flax import struct
@@ -71,8 +71,8 @@ class Packed:
         return out
 
 
-def padded(values: Sequence[Sequence[float]], width: int) -> Float[np.ndarray, "n r"]:
-    """A row for each, filled up with zeros to `width`."""
+def padded(values: Sequence[Any], width: int) -> Float[np.ndarray, "n r"]:
+    """A row for each series of numbers, filled up with zeros to `width`."""
     out = np.zeros((len(values), width), np.float32)
     for row, value in zip(out, values):
         row[: len(value)] = value
@@ -97,10 +97,10 @@ def pack(
     row, offset = first_fit_decreasing(lengths, row_tokens)
     b = next(size for size in shapes if row.max() < size)
     rows, number = Rows.empty(b, row_tokens), np.ones(b, int)
-    for i, (prompt, response) in enumerate(zip(prompts, responses)):
+    for prompt, response, r, at in zip(prompts, responses, row.tolist(), offset.tolist()):
         ids = np.array([*prompt, *response], np.int32)
-        unit = Unit(i, (Segment(ids, len(prompt), int(Role.PLAIN), 1.0, None),))
-        number[row[i]] = place(rows, unit, row[i], int(offset[i]), int(number[row[i]]), "pair")
+        unit = Unit(0, (Segment(ids, len(prompt), int(Role.PLAIN), 1.0, None),))
+        number[r] = place(rows, unit, r, at, int(number[r]), "pair")
     start = offset + np.array([len(p) for p in prompts]) - 1
     return Packed(rows, row, start, np.array([len(r) for r in responses]))
 

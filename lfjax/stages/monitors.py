@@ -9,6 +9,7 @@ monitor's opinion, or its agreement with the reward, falls.
 from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -91,15 +92,8 @@ def of_policy(columns: Mapping[str, Float[np.ndarray, "n r"]], mask, sampled) ->
       sampled: the sampler's log-probabilities.
     """
     here, n = mask > 0, len(mask)
-    out = {
-        f"kl_{kind}": np.asarray(kl_estimate(columns["logp"], columns["ref_logp"], kind))[
-            here
-        ].sum()
-        / n
-        for kind in ESTIMATES
-    }
-    if "exact" in columns:
-        out["kl_exact"] = columns["exact"][here].sum() / n
+    kinds = (*ESTIMATES, *(["exact"] if "exact" in columns else []))
+    out = {f"kl_{kind}": kl_of(columns, kind)[here].sum() / n for kind in kinds}
     apart = np.abs(columns.get("plain_logp", columns["logp"]) - sampled)[here]
     out |= {"entropy": -columns["logp"][here].mean()}
     out |= {"sampler_difference": apart.mean(), "sampler_difference_max": apart.max()}
@@ -114,6 +108,14 @@ def of_monitor(opinions: Sequence[Float[np.ndarray, "g k"]], rewards) -> dict[st
     (monitor,) = opinions
     mean = np.nanmean(monitor) if np.isfinite(monitor).any() else np.nan
     return {"monitor": float(mean), "agreement": agreement(rewards, monitor)}
+
+
+def kl_of(columns: Mapping[str, Float[np.ndarray, "n r"]], kind: str) -> Float[np.ndarray, "n r"]:
+    """KL to the reference of every token, by an estimate or `exact`."""
+    if kind == "exact":
+        return columns["exact"]
+    both = (jnp.asarray(columns[name]) for name in ("logp", "ref_logp"))
+    return np.asarray(kl_estimate(*both, kind))
 
 
 def agreement(rewards: Float[np.ndarray, "g k"], monitor: Float[np.ndarray, "g k"]) -> float:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -20,14 +21,13 @@ from lfjax.data.templates import export_text, speaking, template_text
 from lfjax.data.tokenize import load_tokenizer, tokenizer_files
 from lfjax.errors import UserError
 from lfjax.generation.engine import make_engine
-from lfjax.losses.policy_gradient import kl_estimate
 from lfjax.methods import get_estimator
 from lfjax.models.config import ModelConfig, read_hf_config
 from lfjax.models.flops import train_flops
 from lfjax.models.hf import save_hf, stored_dtype
 from lfjax.sharding import BATCH, axis_size, put
 from lfjax.stages.artifacts import Result, Stage
-from lfjax.stages.monitors import alarm, of_monitor, of_policy, of_rewards, of_texts
+from lfjax.stages.monitors import alarm, kl_of, of_monitor, of_policy, of_rewards, of_texts
 from lfjax.stages.policy import make_policy, make_rows, measure
 from lfjax.stages.rewards import Source, open_source, reward_inputs, total, values_of
 from lfjax.stages.rollouts import Draw, Kept, Rollout, make_tasks, sample
@@ -80,8 +80,7 @@ def rl(stage: Stage) -> Result:
     raw = read_hf_config(source)
     config = ModelConfig.from_hf(raw, source)
     check_model(config, c, tokenizer, mesh, source)
-    exact = options["kl"] == "exact"
-    policy = make_policy(stage, config, exact=exact)
+    policy = make_policy(stage, config, exact=options["kl"] == "exact")
     frozen = policy.frozen
     sizes = dict(slots=c.slots, max_tokens=c.max_tokens, dtype=c.rollout_dtype)
     engine = make_engine(config, mesh, **sizes)
@@ -166,10 +165,10 @@ def rl(stage: Stage) -> Result:
             columns = measure(policy, state.params, packed, mesh, c.max_new_tokens)
             logp, ref_logp = columns["logp"], columns["ref_logp"]
             mask = padded([np.ones(len(r.ids)) for r in rollouts], c.max_new_tokens)
-            kl = columns["exact"] if exact else kl_estimate(logp, ref_logp, options["kl"])
-            tokens = (np.reshape(x, (c.prompts, c.samples, -1)) for x in (kl, mask))
-            advantage = np.asarray(estimator.advantages(rewards, *tokens, **options))
-            advantage = advantage.reshape(mask.shape)
+            kl = kl_of(columns, options["kl"])
+            tokens = (jnp.reshape(x, (c.prompts, c.samples, -1)) for x in (kl, mask))
+            advantage = estimator.advantages(jnp.asarray(rewards), *tokens, **options)
+            advantage = np.asarray(advantage).reshape(mask.shape)
 
             # the update
             batches = [
