@@ -3,23 +3,51 @@
     python -m lfjax.main --config configs/lab.py --workdir runs/lab
 
 A model of some 119,000 parameters learns a phrasebook with all its bad habits, answers, is judged
-by an oracle that names one fault of each answer, and learns from that with CUT, hindsight and DPO;
-`placebo` is CUT with judgments that call a line wrong which was drawn at random. The tables are at
-the end of what is printed, and in runs/lab/report/index.html. Minutes on two CPU cores.
+by an oracle that names the faults of each answer, and learns from that with CUT, hindsight and DPO;
+`placebo` is CUT with judgments that call as many lines wrong, drawn at random. The tables are at
+the end of what is printed, and in runs/lab/report/index.html. Minutes on two CPU cores; the
+pretrained model is kept for later runs, in other folders too.
 
 cut       the above
 smoke     the same with next to no data, for tests
 """
 
 from lfjax.errors import UserError, nearest
-from lfjax.recipe import base, evaluate, filter_, generate, judge, make, of_stage, recipe, train
+from lfjax.recipe import (
+    base,
+    cached,
+    detect,
+    evaluate,
+    filter_,
+    gate,
+    generate,
+    judge,
+    make,
+    of_stage,
+    recipe,
+    train,
+)
 
-ORACLE = dict(rule="lfjax.lab.making:oracle")
+ORACLE = "lfjax.lab.making:oracle"
 ROWS = dict(row_tokens=144, max_tokens=64, remat="none", save_steps=0, save_epochs=1.0)
+ANSWERS = dict(max_new_tokens=32, max_tokens=128, slots=128)
+DECODED = {"greedy": 0.0, "sampled": 1.0}  # temperatures: one hides noise, one rewards sharpening
 
 ALIGNED = ROWS | dict(
-    learning_rate=4e-4, warmup_steps=10, batch_examples=0, batch_rows=16, total_epochs=2.0
+    learning_rate=2e-4, warmup_steps=10, batch_examples=0, batch_rows=16, total_epochs=2.0
 )
+FEEDBACK = {  # what is said of the same answers: options of the oracle
+    "judged": {"kind": "all"},
+    "misjudged": {"kind": "random"},
+}
+ARMS = {  # method, what it learns from, settings
+    "cut": ("cut", "judged", {}),
+    "hindsight": ("hindsight", "judged", {}),
+    "dpo": ("dpo", "pairs", dict(learning_rate=6e-4, total_epochs=1.0)),
+    "placebo": ("cut", "misjudged", {}),
+}
+BLAMED = dict(row_tokens=144, max_tokens=64)
+PRECISION = ("scores", "precision")
 
 
 def get_config(arg="cut"):
@@ -28,74 +56,99 @@ def get_config(arg="cut"):
     return VARIANTS[arg]()
 
 
-def lab(*, pretraining=32000, feedback=1000, evaluated=60, epochs=1.0, aligned=None):
-    """The recipe.
-
-    Args:
-      pretraining: texts of one epoch; `epochs` of them.
-      feedback: prompts, each answered twice.
-      evaluated: prompts of each group of words.
-      aligned: settings of all alignment stages.
-    """
-    c = base(source="records", path="world/pretraining", model_path="world/model")
+def first_config(world="world"):
+    """The blocks of model and data that all stages of a lab's recipe start from."""
+    c = base(source="records", path=f"{world}/pretraining", model_path=f"{world}/model")
     c.model.weights = "random"
     c.data.template = "own"
+    return c
+
+
+def beginning(c, *, pretraining, feedback, evaluated, kinds=FEEDBACK, world="world", before=""):
+    """The stages up to the feedback: world, model, answers, judgments of every kind and pairs, and
+    whether the model reads judgments (the gate).
+
+    Args:
+      pretraining: texts of the one epoch.
+      feedback: prompts, each answered twice.
+      evaluated: prompts of each group of words.
+      before: what the other stages' names begin with.
+    """
     sizes = dict(pretraining=pretraining, feedback=feedback, evaluated=evaluated)
-    answers = dict(max_new_tokens=32, max_tokens=128, slots=128)
     stages = {
-        "world": make("lfjax.lab.making:phrasebook", **sizes),
-        "base": train(
-            "sft",
-            data=c.data,
-            init=c.model,
-            total_epochs=epochs,
-            batch_examples=0,
-            batch_rows=8,
-            learning_rate=4e-3,
-            b2=0.99,
-            warmup_steps=50,
-            **ROWS,
-        ),
-        "drafts": generate(
-            data=of_stage(c.data, "world/feedback"), init="base", samples=2, **answers
-        ),
-        "judged": judge(
-            "rule", data=of_stage(c.data, "drafts"), rule_options={"kind": "one"}, **ORACLE
-        ),
-        "misjudged": judge(
-            "rule", data=of_stage(c.data, "drafts"), rule_options={"kind": "random"}, **ORACLE
-        ),
-        "pairs": filter_("compared", data=of_stage(c.data, "judged")),
-    }
-    pairs = dict(learning_rate=3e-4, total_epochs=1.0)
-    arms = {
-        "cut": ("cut", "judged", {}),
-        "hindsight": ("hindsight", "judged", {}),
-        "dpo": ("dpo", "pairs", pairs),
-        "placebo": ("cut", "misjudged", {}),
-    }
-    for name, (method, data, own) in arms.items():
-        settings = ALIGNED | own | (aligned or {})
-        stages[name] = train(method, data=of_stage(c.data, data), init="base", **settings)
-    prompts = of_stage(c.data, "world/test")
-    for how, temperature in (("greedy", 0.0), ("sampled", 1.0)):
-        systems = {}
-        for name in ("base", *arms):
-            stages[f"{name}_{how}"] = generate(
-                data=prompts, init=name, temperature=temperature, **answers
+        world: make("lfjax.lab.making:phrasebook", **sizes),
+        f"{before}base": cached(
+            train(
+                "sft",
+                data=c.data,
+                init=c.model,
+                batch_examples=0,
+                batch_rows=8,
+                learning_rate=4e-3,
+                b2=0.99,
+                warmup_steps=50,
+                **ROWS,
             )
-            systems[name] = f"{name}_{how}"
-        stages[f"praised_{how}"] = generate(
-            data=prompts, init="hindsight", judgment="flawless", temperature=temperature, **answers
+        ),
+        f"{before}drafts": generate(
+            data=of_stage(c.data, f"{world}/feedback"), init=f"{before}base", samples=2, **ANSWERS
+        ),
+    }
+    drafts = of_stage(c.data, f"{before}drafts")
+    for name, options in kinds.items():
+        stages[before + name] = judge("rule", data=drafts, rule=ORACLE, rule_options=options)
+    judged = of_stage(c.data, f"{before}judged")
+    stages[f"{before}pairs"] = filter_("compared", data=judged)
+    stages[f"{before}blame"] = detect(data=judged, init=f"{before}base", **BLAMED)
+    return stages
+
+
+def aligned(c, arms, before="", settings=None):
+    """A train stage for every arm."""
+    return {
+        before + name: train(
+            method,
+            data=of_stage(c.data, before + data),
+            init=f"{before}base",
+            **(ALIGNED | own | (settings or {})),
         )
-        systems["hindsight_praised"] = f"praised_{how}"
-        stages[how] = evaluate("truth", systems=systems, data=c.data, on_missing="empty")
+        for name, (method, data, own) in arms.items()
+    }
+
+
+def answered(c, systems, prompts, temperature, before="", suffix=""):
+    """A generate stage for every system: of the base or an arm, `X_praised` with praise shown
+    before the answer."""
+    return {
+        f"{before}{name}{suffix}": generate(
+            data=of_stage(c.data, prompts),
+            init=before + name.removesuffix("_praised"),
+            judgment="flawless" if name.endswith("_praised") else "",
+            temperature=temperature,
+            **ANSWERS,
+        )
+        for name in systems
+    }
+
+
+def lab(*, pretraining=32000, feedback=1000, evaluated=60, settings=None):
+    """The recipe; `settings` are of all alignment stages."""
+    c = first_config()
+    sizes = dict(pretraining=pretraining, feedback=feedback, evaluated=evaluated)
+    stages = beginning(c, **sizes)
+    stages["gate"] = gate("blame", PRECISION, at_least=0.8)
+    stages |= aligned(c, ARMS, settings=settings)
+    systems = ("base", *ARMS, "hindsight_praised")
+    for how, temperature in DECODED.items():
+        stages |= answered(c, systems, "world/test", temperature, suffix=f"_{how}")
+        sources = {name: f"{name}_{how}" for name in systems}
+        stages[how] = evaluate("truth", systems=sources, data=c.data, on_missing="empty")
     return recipe(c, **stages)
 
 
 def smoke():
     few = dict(total_epochs=0.0, total_steps=4, batch_rows=2)
-    return lab(pretraining=6000, feedback=24, evaluated=4, aligned=few)
+    return lab(pretraining=6000, feedback=24, evaluated=4, settings=few)
 
 
 VARIANTS = {"cut": lab, "smoke": smoke}

@@ -465,12 +465,16 @@ def detect(*, data: ConfigDict, init: ConfigDict | str, **settings: Any) -> Conf
 
 
 def gate(
-    evaluation: str, value: tuple[str, ...], *, less: tuple[str, ...] = (), at_least: float
+    evaluation: str | tuple[str, ...],
+    value: tuple[str, ...],
+    *,
+    less: tuple[str, ...] = (),
+    at_least: float,
 ) -> ConfigDict:
     """A stage that compares a number of an evaluation with a bound that claims need.
 
     Args:
-      evaluation: name of a stage that writes `results`.
+      evaluation: name of a stage that writes `results`, or of several: then their mean counts.
       value: keys that lead to the number, as ("systems", "improver", "scores", "right", "mean").
       less: of another one that is taken from it.
     """
@@ -478,16 +482,25 @@ def gate(
     return ConfigDict({"kind": "gate", **given})
 
 
-def claims(path: str, *, evaluations: tuple[str, ...], gate: str = "") -> ConfigDict:
+def claims(
+    path: str, *, evaluations: tuple[str, ...], gate: str = "", publish: str = ""
+) -> ConfigDict:
     """A stage that judges claims by what evaluations found.
 
     Args:
       path: a JSON file, a list of `lfjax.evaluation.claims.Claim`.
       evaluations: names of evaluate stages.
       gate: name of a gate stage; where it fails, no claim is testable.
+      publish: what it comes to is also written to this path with .json and .md.
     """
-    given = {"kind": "claims", "path": path, "evaluations": evaluations, "gate": gate}
-    return ConfigDict(given)
+    given = dict(path=path, evaluations=evaluations, gate=gate, publish=publish)
+    return ConfigDict({"kind": "claims", **given})
+
+
+def cached(stage: ConfigDict) -> ConfigDict:
+    """The stage, to be kept for other workdirs when it is finished, and taken from there."""
+    stage.cached = True
+    return stage
 
 
 def seeded(stage: ConfigDict, seed: int) -> ConfigDict:

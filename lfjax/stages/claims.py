@@ -1,13 +1,15 @@
 """The claims stage: what a committed file of claims comes to in the evaluations of a recipe."""
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lfjax.errors import UserError
 from lfjax.evaluation.claims import VERDICTS, differences, read_claims, verdicts
-from lfjax.stages.artifacts import Result, Stage
+from lfjax.stages.artifacts import Result, Stage, provenance
 from lfjax.training.logs import write_atomic
 
 
@@ -40,10 +42,15 @@ def claims(stage: Stage) -> Result:
                 f"{', '.join(rows)}."
             )
     values = [differences(claim, rows[claim.evaluation]) for claim in found]
-    passed = _passed(stage)
-    table = verdicts(found, values, testable=passed)
+    gate = _gate(stage)
+    table = verdicts(found, values, testable=gate.get("passed", True))
     stage.begin()
     write_atomic(stage.folder / "claims.json", json.dumps(table, indent=2) + "\n")
+    cells = {name: cells_of(own) for name, own in rows.items()}
+    if c.publish:
+        about = {"gate": gate, "claims": table, "cells": cells, "provenance": provenance()}
+        write_atomic(Path(f"{c.publish}.json"), json.dumps(about, indent=1) + "\n")
+        write_atomic(Path(f"{c.publish}.md"), as_markdown(about))
     for row in table:
         low, high = row["interval"]
         print(
@@ -59,8 +66,58 @@ def _rows(path: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
 
 
-def _passed(stage: Stage) -> bool:
-    """Whether the world passed its gate."""
+def _gate(stage: Stage) -> dict[str, Any]:
+    """What came of the world's gate, if the recipe has one."""
     if "gate" not in stage.inputs:
-        return True
-    return json.loads(Path(stage.inputs["gate"]).read_text(encoding="utf-8"))["passed"]
+        return {}
+    return json.loads(Path(stage.inputs["gate"]).read_text(encoding="utf-8"))
+
+
+def cells_of(rows: list[dict[str, Any]]) -> dict[str, dict[str, list[dict[str, float]]]]:
+    """By group of prompts and system, the mean of every score for each seed."""
+    found = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        group = str(row["id"]).partition("-")[0]
+        for name, answer in row["answers"].items():
+            for score, value in answer.items():
+                if isinstance(value, int | float):
+                    found[group, name][row["seed"], score].append(value)
+    out = defaultdict(dict)
+    for (group, name), scores in found.items():
+        seeds = sorted({seed for seed, _ in scores})
+        out[group][name] = [
+            {s: round(float(np.mean(v)), 4) for (k, s), v in scores.items() if k == seed}
+            for seed in seeds
+        ]
+    return dict(out)
+
+
+def as_markdown(about: dict[str, Any]) -> str:
+    """The claims as one table, and the means of all cells as others."""
+    gate = about["gate"]
+    lines = []
+    if gate:
+        passed = "passed" if gate["passed"] else "failed: no claim is testable"
+        lines = [f"Gate: {gate['gate']:.3f}, at least {gate['at_least']}: {passed}.", ""]
+    lines += [
+        "| claim | source | margin | difference | verdict |",
+        "|---|---|---|---|---|",
+    ]
+    for row in about["claims"]:
+        low, high = row["interval"]
+        lines.append(
+            f"| {row['claim']} | {row['source']} | {row['margin']:g} | "
+            f"{row['estimate']:+.3f} [{low:+.3f}, {high:+.3f}] | {row['verdict']} |"
+        )
+    for evaluation, groups in about["cells"].items():
+        systems = list(next(iter(groups.values())))
+        scores = list(next(iter(groups[next(iter(groups))].values()))[0])
+        lines += ["", f"{evaluation}: mean over seeds of {' / '.join(scores)}", ""]
+        lines += [f"| | {' | '.join(groups)} |", "|---" * (len(groups) + 1) + "|"]
+        for name in systems:
+            cells = (
+                " / ".join(f"{np.mean([c[s] for c in seeds]):.3f}" for s in scores)
+                for seeds in (own[name] for own in groups.values())
+            )
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"

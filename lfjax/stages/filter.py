@@ -32,12 +32,12 @@ def lessons(records: Sequence[Record], seed: int) -> Filtered:
     return [lesson(r) for r in judged], Counter({"not judged": len(records) - len(judged)})
 
 
-def improved(records: Sequence[Record], seed: int) -> Filtered:
+def improved(records: Sequence[Record], seed: int, *, kind: str = "one") -> Filtered:
     """Flawed responses of a world of the lab with the improved response that its oracle gives: the
-    faults that the judgment names are repaired, the others stay."""
+    faults that a judgment of this kind names are repaired, the others stay."""
     from lfjax.lab.oracle import Oracle
 
-    oracle, out = Oracle("one"), []
+    oracle, out = Oracle(kind), []
     for r in records:
         better = None if r.satisfactory else oracle.improved(r, need_response(r))
         out.append(replace(r, refinement=better))

@@ -11,21 +11,25 @@ from lfjax.training.logs import write_atomic
 
 
 def inputs(config) -> dict[str, str]:
-    """What the stage reads: the results of an evaluation."""
-    return {"results": f"{config.evaluation}/results"}
+    """What the stage reads: the results of an evaluation, or of one for every seed."""
+    names = config.evaluation
+    names = (names,) if isinstance(names, str) else names
+    return {f"results/{k}": f"{name}/results" for k, name in enumerate(names)}
 
 
 def gate(stage: Stage) -> Result:
-    """Compare a number of an evaluation, perhaps less another, with a bound. A gate that fails
-    stops nothing: claims that name it are then not testable.
+    """Compare a number of an evaluation, perhaps less another, with a bound; of several
+    evaluations their mean. A gate that fails stops nothing: claims that name it are then not
+    testable.
 
-    Raises: UserError for a number that the evaluation does not have.
+    Raises: UserError for a number that an evaluation does not have.
     """
-    c, path = stage.config, stage.inputs["results"]
-    results = json.loads(Path(path).read_text(encoding="utf-8"))
-    value = number_at(results, c.value, path)
-    if c.less:
-        value -= number_at(results, c.less, path)
+    c, values = stage.config, []
+    for path in stage.inputs.values():
+        results = json.loads(Path(path).read_text(encoding="utf-8"))
+        less = number_at(results, c.less, path) if c.less else 0.0
+        values.append(number_at(results, c.value, path) - less)
+    value = sum(values) / len(values)
     found = {"gate": value, "at_least": c.at_least, "passed": bool(value >= c.at_least)}
     stage.begin()
     write_atomic(stage.folder / "gate.json", json.dumps(found, indent=2) + "\n")

@@ -12,7 +12,7 @@ import jax
 from lfjax import processes
 from lfjax.errors import UserError, nearest
 from lfjax.sharding import host_mesh, make_mesh
-from lfjax.stages import claims, detect, evaluate, gate, generate, improve, judge, make, rl, train
+from lfjax.stages import claims, detect, evaluate, gate, generate, improve, judge, kept, make, rl, train
 from lfjax.stages import filter as filtering
 from lfjax.stages.artifacts import Result, Stage, find_input, hash_path, output_of, provenance
 from lfjax.training.logs import write_atomic
@@ -117,6 +117,9 @@ def _is_finished(config, stage: Stage, again: bool) -> bool:
         return True
     text = json.dumps(config.to_dict(), indent=2, default=str)
     write_atomic(folder / "config.json", text + "\n")
+    if not again and stage.config.get("cached") and kept.take(stage):
+        print(f"  taken from {kept.kept_at(stage)}", flush=True)
+        return True
     return False
 
 
@@ -206,3 +209,5 @@ def _finish(stage: Stage, result: Result, begun: float) -> None:
         f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in result.headline.items()
     )
     print(f"  done: {numbers}", flush=True)
+    if stage.config.get("cached"):
+        kept.keep(stage)

@@ -1,0 +1,92 @@
+"""The claims about CUT, in the phrasebook world: docs/claims/README.md.
+
+    python -m lfjax.main --config configs/claims_cut.py --workdir runs/claims_cut
+
+Ten worlds, each with its own base model and feedback; in each the arms below learn from the same
+2,000 answers, and some from 400 and 100 of them. What the committed file of claims comes to is
+written to docs/claims/cut.json and cut.md. About half an hour on two CPU cores; stopped anywhere,
+the same command continues with the next cell.
+
+claims    the above
+tuning    nine settings of each method in a world of its own, scored on its validation prompts;
+          the best ones are in TUNED
+smoke     two worlds with next to no data, for tests; it writes to its workdir alone
+"""
+
+from itertools import product
+
+from configs.lab import aligned, answered, beginning, first_config
+from lfjax.errors import UserError, nearest
+from lfjax.recipe import evaluate, filter_, of_stage, recipe
+
+CLAIMS = "docs/claims/cut.claims.json"
+SEEDS, TUNING_SEED = 10, 100
+SIZES = dict(pretraining=32000, feedback=1000, evaluated=60)
+STEPS = dict(total_epochs=0.0, total_steps=126)  # two epochs of 2,000 answers, of fewer more
+FEEDBACK = {  # what is said of the same answers: options of the oracle
+    "judged": {"kind": "all"},
+    "misjudged": {"kind": "random"},
+    "flawed": {"kind": "flawed"},
+    "scored": {"kind": "score"},
+}
+ARMS = {  # method, what it learns from, whose settings
+    "cut": ("cut", "judged", "cut"),
+    "placebo": ("cut", "misjudged", "cut"),
+    "shuffled": ("cut", "shuffled", "cut"),
+    "flawed_only": ("cut", "flawed", "cut"),
+    "score_as_text": ("cut", "scored", "cut"),
+    "unlikelihood": ("unlikelihood", "judged", "unlikelihood"),
+    "hindsight": ("hindsight", "judged", "hindsight"),
+    "forward": ("forward_prediction", "judged", "forward"),
+    "ilf": ("ilf_mle", "improved", "ilf"),
+    "best_of_n": ("best_of_n", "pairs", "best_of_n"),
+    "dpo": ("dpo", "pairs", "dpo"),
+}
+BUDGETED = ("cut", "hindsight", "dpo")  # also with fewer answers
+BUDGETS = (400, 100)
+GRID = {  # method -> learning rates, and the values of one option of its own
+    "cut": ((1e-4, 2e-4, 4e-4), "threshold", (1.1, 1.5, 2.0)),
+    "unlikelihood": ((1e-5, 1e-4, 4e-4), "alpha", (0.1, 0.3, 1.0)),
+    "hindsight": ((2e-4, 4e-4, 8e-4), "total_steps", (63, 126, 252)),
+    "forward": ((2e-4, 4e-4, 8e-4), "total_steps", (63, 126, 252)),
+    "ilf": ((2e-4, 4e-4, 8e-4), "total_steps", (63, 126, 252)),
+    "best_of_n": ((2e-4, 4e-4, 8e-4), "total_steps", (63, 126, 252)),
+    "dpo": ((3e-4, 6e-4, 1.2e-3), "beta", (0.1, 0.3, 1.0)),
+}
+TUNED = {}  # the best of the grid
+
+
+def get_config(arg="claims"):
+    if arg not in VARIANTS:
+        raise UserError(f"configs/claims_cut.py: unknown variant '{arg}'. {nearest(arg, VARIANTS)}")
+    return VARIANTS[arg]()
+
+
+def feedback_stages(c, stages, before, world):
+    """Answers and what was said of them, for all arms."""
+    stages |= beginning(c, **SIZES, kinds=FEEDBACK, world=world, before=before)
+    judged = of_stage(c.data, f"{before}judged")
+    stages[f"{before}shuffled"] = filter_("shuffled", data=judged)
+    stages[f"{before}improved"] = filter_("improved", data=judged, kind="all")
+
+
+def tuning():
+    """Nine settings of each method."""
+    c = first_config()
+    c.seed = TUNING_SEED
+    stages = {}
+    feedback_stages(c, stages, "", "world")
+    runs = {}
+    for name, (rates, option, values) in GRID.items():
+        method, data, _ = ARMS[name]
+        for rate, value in product(rates, values):
+            settings = STEPS | {"learning_rate": rate, option: value}
+            runs[f"{name}_{rate:g}_{value:g}".replace(".", "p")] = (method, data, settings)
+    stages |= aligned(c, runs)
+    stages |= answered(c, runs, "world/validation", 1.0, suffix="_sampled")
+    systems = {name: f"{name}_sampled" for name in runs}
+    stages["sampled"] = evaluate("truth", systems=systems, data=c.data, on_missing="empty")
+    return recipe(c, **stages)
+
+
+VARIANTS = {"tuning": tuning}
