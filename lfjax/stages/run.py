@@ -12,7 +12,19 @@ import jax
 from lfjax import processes
 from lfjax.errors import UserError, nearest
 from lfjax.sharding import host_mesh, make_mesh
-from lfjax.stages import claims, detect, evaluate, gate, generate, improve, judge, kept, make, rl, train
+from lfjax.stages import (
+    claims,
+    detect,
+    evaluate,
+    gate,
+    generate,
+    improve,
+    judge,
+    kept,
+    make,
+    rl,
+    train,
+)
 from lfjax.stages import filter as filtering
 from lfjax.stages.artifacts import Result, Stage, find_input, hash_path, output_of, provenance
 from lfjax.training.logs import write_atomic
