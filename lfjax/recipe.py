@@ -375,7 +375,7 @@ def judge(
 def evaluate(
     mode: str,
     *,
-    systems: dict[str, str | tuple[str, ...] | None],
+    systems: dict[str, str | tuple[str, ...] | dict[str, Any] | None],
     data: ConfigDict,
     init: ConfigDict | str | None = None,
     **settings: Any,
@@ -385,7 +385,8 @@ def evaluate(
     Args:
       mode: a name of `lfjax.stages.evaluate.MODES` (docs/evaluate.md).
       systems: by a name of one's own, an earlier stage or a file of Records with responses, or one
-        for every seed; None where it is given on the command line.
+        for every seed; None where it is given on the command line; or a dict of `path` and of the
+        `field` that is evaluated of this system.
       data: the recipe's data block: its template for a model that judges, and the references of
         `rouge`.
       init: as for `judge`.
@@ -400,7 +401,9 @@ def evaluate(
             "kind": "evaluate",
             "mode": mode,
             "systems": {
-                name: {"path": placeholder(str) if source is None else source}
+                name: source
+                if isinstance(source, dict)
+                else {"path": placeholder(str) if source is None else source}
                 for name, source in systems.items()
             },
             "data": data,
@@ -430,6 +433,17 @@ def filter_(name: str, *, data: ConfigDict, **options: Any) -> ConfigDict:
         raise UserError(f"filter_: unknown '{name}'. {nearest(name, FILTERS)}")
     own = {"options": options} if options else {}
     return ConfigDict({"kind": "filter", "filter": name, "data": data, **own})
+
+
+def self_bias(*, data: ConfigDict, truth: str = "", among: str = "") -> ConfigDict:
+    """A stage that asks how far a model's scores of its own text can be trusted.
+
+    Args:
+      data: records with scored refinements, or scored sides of preferences.
+      truth: `oracle` in the lab, where it is known.
+      among: a stage with all sides of preferences, those that could not be scored among them.
+    """
+    return ConfigDict({"kind": "self_bias", "data": data, "truth": truth, "among": among})
 
 
 def make(function: str, **options: Any) -> ConfigDict:

@@ -5,10 +5,10 @@ last digit counts. A small model that has to say it at once often cannot; adding
 can. The critic does just that for every account, line by line, marks the totals that are wrong,
 advises what to write for one or two of them, and its improved response repairs exactly those:
 
-    a 3 5 2 7        a 7          Weaknesses:           a 7
-    b 4 4 0 0        b 8          a 3 8 0 7 right       b 8
-    c 9 2 6 0        c 5          b 4 8 8 8 right       c 7
-                                  c 9 1 7 7 wrong
+    a 3 5 2          a 0          Weaknesses:           a 0
+    b 4 4 0          b 8          a 3 8 0 right         b 8
+    c 9 2 6          c 5          b 4 8 8 right         c 7
+                                  c 9 1 7 wrong
                                   Advice:
                                   c 7
                                   Overall Score: [[7]]
@@ -18,10 +18,10 @@ import itertools
 import random
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from lfjax.data.critiques import SCALE
-from lfjax.data.records import Feedback, Message, Record
+from lfjax.data.records import Candidate, Feedback, Message, Record
 from lfjax.errors import UserError, nearest
 from lfjax.judges.parsing import Critique
 from lfjax.lab.phrasebook import SPLITS, split_of
@@ -60,8 +60,8 @@ class Ledger:
 
     seed: int = 0
     accounts: int = 3
-    entries: int = 4
-    fewest: int = 2
+    entries: int = 3
+    fewest: int = 1
     names: int = 2
 
     def __post_init__(self):
@@ -98,6 +98,19 @@ class Ledger:
             if split_of(text) == split and text not in found:
                 found[text] = self._record(f"{split}-{len(found):05d}", "ledger", text)
         return list(found.values())
+
+    def preferences(self, split: str, count: int) -> list[Record]:
+        """Prompts with two answers each, of which one has more right lines and is preferred."""
+        rng = random.Random(f"preferences/{self.seed}")
+        out = []
+        for r in self.prompts(split, count):
+            lines = self._asked(r)
+            few, many = sorted(rng.sample(range(self.accounts + 1), 2))
+            both = [_answer(lines, rng.sample(range(self.accounts), n), rng) for n in (few, many)]
+            pair = zip(both, (True, False))
+            sides = tuple(Candidate(text, preferred=mark) for text, mark in pair)
+            out.append(replace(r, candidates=sides))
+        return out
 
     def _lines(self, rng: random.Random) -> list[list[int]]:
         lines = []
@@ -165,8 +178,13 @@ def _prompt(lines: list[list[int]]) -> str:
     return "\n".join(" ".join([n, *map(str, line)]) for n, line in zip(NAMES, lines))
 
 
-def _answer(lines: list[list[int]]) -> str:
-    return "\n".join(f"{n} {sum(line) % BASE}" for n, line in zip(NAMES, lines))
+def _answer(
+    lines: list[list[int]], wrong: Iterable[int] = (), rng: random.Random | None = None
+) -> str:
+    """The right answer, but for some lines, which get another total."""
+    off = {i: rng.randrange(1, BASE) for i in wrong}
+    totals = [(sum(line) + off.get(i, 0)) % BASE for i, line in enumerate(lines)]
+    return "\n".join(f"{n} {t}" for n, t in zip(NAMES, totals))
 
 
 def _work(lines: list[list[int]]) -> str:

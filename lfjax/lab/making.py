@@ -53,7 +53,7 @@ def ledger(
     **settings: Any,
 ) -> dict[str, str]:
     """A ledger's tokenizer and model configuration, its pretraining texts, prompts to learn from,
-    and prompts to evaluate on, in `validation` and in `test`.
+    prompts to evaluate on, in `validation` and in `test`, and preferences between two answers.
 
     Args:
       settings: of the `Ledger`.

@@ -55,6 +55,7 @@ def inputs(config) -> dict[str, str]:
     for name, value, known in (
         ("mode", config.mode, MODES),
         ("field", config.field, FIELDS),
+        *(("field", s.get("field", config.field), FIELDS) for s in config.systems.values()),
         ("baseline", config.baseline, ("", *config.systems)),
     ):
         if value not in known:
@@ -130,13 +131,14 @@ def read_systems(stage: Stage) -> list[dict[str, list[Record]]]:
     c = stage.config
     roles = system_roles(c)
 
-    def read(role: str) -> list[Record]:
+    def read(name: str, role: str) -> list[Record]:
         records = load(stage.inputs[role], "records", on_error=c.data.on_error).records
-        if c.field == "refinement":  # a response that needed none has none
+        if c.systems[name].get("field", c.field) == "refinement":
+            # a response that needed none has none, nor one whose refinement could not be read
             records = [replace(r, response=r.refinement or r.response) for r in records]
         return records
 
-    loaded = {name: [read(role) for role in own] for name, own in roles.items()}
+    loaded = {name: [read(name, role) for role in own] for name, own in roles.items()}
     count = max(len(seeds) for seeds in loaded.values())
     return [
         {name: seeds[k if len(seeds) > 1 else 0] for name, seeds in loaded.items()}

@@ -23,6 +23,7 @@ from lfjax.stages import (
     kept,
     make,
     rl,
+    self_bias,
     train,
 )
 from lfjax.stages import filter as filtering
@@ -40,6 +41,7 @@ STAGES = {
     "detect": (detect.detect, detect.inputs),
     "gate": (gate.gate, gate.inputs),
     "claims": (claims.claims, claims.inputs),
+    "self_bias": (self_bias.self_bias, self_bias.inputs),
     "filter": (filtering.filter_records, filtering.inputs),
     "evaluate": (evaluate.evaluate, evaluate.inputs),
 }
