@@ -65,6 +65,7 @@ def ledger(
         "prompts": book.prompts("train", prompts),
         "validation": book.prompts("validation", evaluated),
         "test": book.prompts("test", evaluated),
+        "preferences": book.preferences("validation", evaluated),
     }
     for name, found in records.items():
         write_atomic(folder / f"{name}.jsonl", to_jsonl(found))

@@ -1,5 +1,5 @@
-"""The self-bias stage: whether a model's scores of its own refinements, or of preferred and rejected
-responses, can be trusted."""
+"""The self-bias stage: whether a model's scores of its own refinements, or of preferred and
+rejected responses, can be trusted."""
 
 import json
 from typing import Any

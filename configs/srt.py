@@ -1,0 +1,285 @@
+"""SRT: learn from critiques and refinements, then from one's own (Hu et al. 2024, arXiv
+2406.07168): docs/srt.md.
+
+    python -m lfjax.main --config configs/srt.py:lab --workdir runs/srt
+
+A model answers instructions, a critic says what is weak about each answer and improves it, and the
+model learns to do all three. Then it criticises and refines its own answers to new instructions,
+and learns by DPO to prefer its refinements. A variant is named after the colon:
+
+lab           the ledger, a small world whose oracle is the critic: some 5 minutes on two CPU cores
+lab_WITHOUT   the same with one thing left out of what stage 1 learns: no_score, no_suggestions,
+              no_weaknesses, no_feedback, no_draft (refinements alone)
+lab_few, lab_half
+              the same with a tenth or half of the first stage's examples
+lab_again     the same with three more refinements of refinements by the critic, to see their scores
+lab_smoke     the lab with next to no data, for tests
+stories260k   a pretrained model of 260 K parameters goes on with stories; a rule is the critic.
+              --config.model.path=DIRECTORY. Minutes on two CPU cores; a test of plumbing.
+custom        your instructions and model, and a critic behind an endpoint:
+              --config.data.path=prompts.jsonl --config.model.path=DIRECTORY_OR_HUB_ID
+              --config.tests.path=tests.jsonl --config.critic.model=NAME
+tulu2_7b, tulu2_13b, tulu2_70b
+              the paper's: docs/reproduce_srt.md
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from lfjax.errors import UserError, nearest
+from lfjax.recipe import (
+    base,
+    evaluate,
+    filter_,
+    gate,
+    generate,
+    judge,
+    make,
+    of_stage,
+    recipe,
+    self_bias,
+    train,
+)
+
+OPENAI = "https://api.openai.com/v1"
+HEADINGS = ("### Feedback", "### Improved Response")  # an answer ends before its feedback
+
+
+def get_config(arg="lab"):
+    if arg not in VARIANTS:
+        raise UserError(f"configs/srt.py: unknown variant '{arg}'. {nearest(arg, VARIANTS)}")
+    return VARIANTS[arg]()
+
+
+def program(
+    c: ConfigDict,
+    *,
+    prompts: ConfigDict,
+    init: ConfigDict | str,
+    critic: dict[str, Any],
+    examples: tuple[int, int],
+    answers: dict[str, Any],
+    refining: dict[str, Any],
+    stage1: dict[str, Any],
+    stage2: dict[str, Any],
+    keep: tuple[dict[str, Any], dict[str, Any]],
+    leave_out: str = "",
+) -> dict[str, ConfigDict]:
+    """The paper's two stages (sections 3.1 and 3.2).
+
+    Args:
+      prompts: instructions, from which each stage draws its own.
+      init: the first model.
+      critic: settings of its judge stages.
+      examples: instructions of the first and the second stage.
+      answers, refining: settings of stages in which the model answers, and judges itself.
+      stage1, stage2: of the train stages.
+      keep: of the filters' options, for each stage.
+      leave_out: of the text that is learned (lfjax.data.self_refine.LEAVE_OUT).
+    """
+
+    def of(stage):
+        return of_stage(c.data, stage)
+
+    first, second = examples
+    own = dict(judge="self", init="stage1", leave_out=leave_out, **refining)
+    drawn = dict(temperature=0.7, **answers)
+    return {
+        "drafts": generate(data=prompts, init=init, examples=first, **drawn),
+        "critiques": judge(data=of("drafts"), **critic),
+        # The critic scores the refinement afresh, without what it said before.
+        "scored": judge(data=of("critiques"), field="refinement", **critic),
+        "kept": filter_("refined", data=of("scored"), **keep[0]),
+        "stage1": train("srt", data=of("kept"), init=init, leave_out=leave_out, **stage1),
+        "own_drafts": generate(
+            data=prompts,
+            init="stage1",
+            examples=second,
+            first_example=first,
+            apart_from="kept",
+            stop=HEADINGS,
+            **drawn,
+        ),
+        "own_critiques": judge(data=of("own_drafts"), **own),
+        "own_scored": judge(data=of("own_critiques"), field="refinement", **own),
+        "pairs": filter_("refined", data=of("own_scored"), leave_out=leave_out, **keep[1]),
+        "stage2": train("dpo", data=of("pairs"), init="stage1", own_pairs=True, **stage2),
+    }
+
+
+def inference(
+    models: tuple[str, ...], tests: ConfigDict, answers: dict[str, Any], **how: Any
+) -> dict[str, ConfigDict]:
+    """The models' answers to other prompts, refined by their own feedback (section 3.3)."""
+    how = dict(asks="self_refine", temperature=0.0, **how, **answers)
+    return {f"{m}_answers": generate(data=tests, init=m, **how) for m in models}
+
+
+def systems(*models: str, **more: Any) -> dict[str, Any]:
+    """First and refined answers of models as systems of an evaluation."""
+    out = dict(more)
+    for m in models:
+        out[f"{m}_first"] = dict(path=f"{m}_answers", field="response")
+        out[m] = dict(path=f"{m}_answers", field="refinement")
+    return out
+
+
+def reranking(c: ConfigDict, tests: ConfigDict, answers, refining, samples=16):
+    """Instead of refining: of so many answers the one that the model itself scores highest."""
+    drawn = dict(samples=samples, temperature=0.7, stop=HEADINGS, **answers)
+    own = dict(init="stage1", **refining)
+    return {
+        "samples": generate(data=tests, init="stage1", **drawn),
+        "samples_scored": judge("self", data=of_stage(c.data, "samples"), **own),
+        "reranked": filter_("ranked", data=of_stage(c.data, "samples_scored")),
+    }
+
+
+def agreement(c: ConfigDict, preferences: ConfigDict, refining):
+    """How often the models score the preferred one of two responses higher, before stage 2 and
+    after it (table 5)."""
+    out = {"sides": filter_("sides", data=preferences)}
+    for model in ("stage1", "stage2"):
+        rated = judge("self", data=of_stage(c.data, "sides"), init=model, **refining)
+        out[f"rated_{model}"] = rated
+        out[f"agreement_{model}"] = self_bias(
+            data=of_stage(c.data, f"rated_{model}"), among="sides"
+        )
+    return out
+
+
+# --- the lab ----------------------------------------------------------------------------------
+
+LEDGER_CRITIC = dict(judge="rule", rule="lfjax.lab.making:critic")
+SHORT = dict(max_new_tokens=16, max_tokens=128, slots=128)
+LONG = dict(max_new_tokens=64, max_tokens=192, slots=128)
+ROWS = dict(row_tokens=320, remat="none", save_steps=0, save_epochs=1.0)
+PACKED = dict(ROWS, batch_examples=0, batch_rows=8, max_tokens=160)
+
+
+def lab(
+    *,
+    leave_out="",
+    pretraining=60000,
+    first=2000,
+    second=2000,
+    evaluated=300,
+    samples=16,
+    again=0,
+    quick=None,
+):
+    """The two stages in the ledger, what they come to, and the gate: whether a critique is of use
+    in this world at all.
+
+    Args:
+      pretraining: texts.
+      first, second: prompts of the stages.
+      evaluated: prompts of the evaluations.
+      samples: answers that are re-ranked.
+      again: more refinements by the critic of its refinements.
+      quick: settings of all train stages.
+    """
+    c = base(source="records", path="world/pretraining", model_path="world/model")
+    c.model.weights = "random"
+    c.data.template = "own"
+
+    def of(stage):
+        return of_stage(c.data, stage)
+
+    tests, quick = of("world/test"), quick or {}
+    tuned = PACKED | dict(learning_rate=2e-3, total_epochs=5.0, warmup_fraction=0.1) | quick
+    sizes = dict(pretraining=pretraining, prompts=first + second, evaluated=evaluated)
+    stages = {
+        "world": make("lfjax.lab.making:ledger", **sizes),
+        "base": train(
+            "sft",
+            data=c.data,
+            init=c.model,
+            **PACKED | dict(learning_rate=4e-3, b2=0.99, warmup_steps=50) | quick,
+        ),
+        **program(
+            c,
+            prompts=of("world/prompts"),
+            init="base",
+            critic=LEDGER_CRITIC,
+            examples=(first, second),
+            answers=SHORT,
+            refining=LONG,
+            stage1=tuned,
+            stage2=dict(
+                ROWS,
+                max_tokens=160,
+                batch_examples=32,
+                learning_rate=3e-4,
+                warmup_fraction=0.1,
+                beta=0.1,
+                terminator="feedback_header",
+                **quick,
+            ),
+            # A perfect answer has no better one, and its score has to be learned, too.
+            keep=(
+                dict(ties="keep", unchanged="keep", scores=(), most_times=0.0),
+                dict(ties="drop", scores=(), most_times=0.0),
+            ),
+            leave_out=leave_out,
+        ),
+        "no_feedback": train("srt", data=of("kept"), init="base", leave_out="feedback", **tuned),
+        "refinements_only": train("srt", data=of("kept"), init="base", leave_out="draft", **tuned),
+    }
+    # The gate: refinements with the oracle's critique in context, and without any.
+    stages["gate_drafts"] = generate(data=tests, init="base", temperature=0.7, **SHORT)
+    stages["gate_critiques"] = judge(data=of("gate_drafts"), **LEDGER_CRITIC)
+    shown = dict(data=of("gate_critiques"), asks="refinement", layout="self_refine", **SHORT)
+    stages["with_critique"] = generate(init="stage1", temperature=0.0, leave_out=leave_out, **shown)
+    without = dict(leave_out="feedback", temperature=0.0)
+    stages["without_critique"] = generate(init="no_feedback", **without, **shown)
+    scored = dict(data=c.data, on_missing="empty")
+    sides = ("with_critique", "without_critique")
+    stages["in_context"] = evaluate(
+        "truth", systems={s: s for s in sides}, field="refinement", **scored
+    )
+    exact = [("systems", s, "scores", "all_right", "mean") for s in sides]
+    stages["gate"] = gate("in_context", exact[0], less=exact[1], at_least=0.10)
+    # What came of it.
+    how = dict(refine_tokens=64, **dict(SHORT, max_tokens=192))
+    stages |= inference(("stage1", "stage2"), tests, how, leave_out=leave_out)
+    stages |= inference(("no_feedback",), tests, how, leave_out="feedback")
+    for name in ("base", "refinements_only"):
+        stages[f"{name}_answers"] = generate(data=tests, init=name, temperature=0.0, **SHORT)
+    more = dict(base="base_answers", refinements_only="refinements_only_answers")
+    if not leave_out:
+        stages |= reranking(c, tests, SHORT, LONG, samples)
+        stages |= agreement(c, of("world/preferences"), LONG)
+        stages["self_bias"] = self_bias(data=of("own_scored"), truth="oracle")
+        more["reranked"] = "reranked"
+    stages["compared"] = evaluate(
+        "truth",
+        systems=systems("stage1", "stage2", "no_feedback", **more),
+        baseline="stage1_first",
+        **scored,
+    )
+    scored_again = "scored"
+    for i in range(2, again + 2):
+        stages[f"again{i}"] = filter_("again", data=of(scored_again))
+        stages[f"critiques{i}"] = judge(data=of(f"again{i}"), **LEDGER_CRITIC)
+        scored_again = f"scored{i}"
+        stages[scored_again] = judge(data=of(f"critiques{i}"), field="refinement", **LEDGER_CRITIC)
+    return recipe(c, **stages)
+
+
+def smoke():
+    few = dict(total_epochs=0.0, total_steps=4, warmup_steps=0, warmup_fraction=0.0)
+    return lab(pretraining=400, first=24, second=24, evaluated=6, samples=2, quick=few)
+
+
+VARIANTS = {
+    "lab": lab,
+    "lab_no_score": lambda: lab(leave_out="score"),
+    "lab_no_suggestions": lambda: lab(leave_out="suggestions"),
+    "lab_no_weaknesses": lambda: lab(leave_out="weaknesses"),
+    "lab_few": lambda: lab(first=200),
+    "lab_half": lambda: lab(first=1000),
+    "lab_again": lambda: lab(again=3),
+    "lab_smoke": smoke,
+}
