@@ -87,3 +87,81 @@ def _filled(records: Sequence[Record], answers: Sequence[Answer], name: str) -> 
         for r, a in zip(records, answers)
         if a.text is not None
     ]
+
+
+# --- until it is good enough ------------------------------------------------------------------
+
+
+@dataclass
+class History:
+    """What became of one response.
+
+    Attributes:
+      versions: the response, then every improvement that was accepted.
+      gaps: of each improvement, accepted or not, how much better it is, where that was asked.
+      stopped: why there are no more.
+    """
+
+    record: Record
+    versions: list[str]
+    gaps: list[float]
+    stopped: str = ""
+
+    def as_record(self) -> Record:
+        """The record with the last version as its refinement, if there is one."""
+        told = {"steps": len(self.versions) - 1, "stopped": self.stopped}
+        told |= {"versions": self.versions} if len(self.versions) > 2 else {}
+        told |= {"gaps": self.gaps} if self.gaps else {}
+        better = self.versions[-1] if len(self.versions) > 1 else None
+        return replace(self.record, refinement=better, meta={**self.record.meta, "improved": told})
+
+
+def improve_until(
+    records: Sequence[Record],
+    one_step: Callable[[Sequence[Record]], list[Record]],
+    *,
+    steps: int,
+    gap: Callable[[Sequence[Record]], Sequence[float]] | None = None,
+    similar: Callable[[str, str], float],
+    copy: float = 0.95,
+) -> list[History]:
+    """Improve each response until a step is no gain: its text is more than `copy` similar to the
+    one before, or its centred gap is not positive. Then the one before is kept.
+
+    Quality does not only rise with the number of steps (section 4.7 of the paper), and it gives no
+    rule when to stop: this one is ours.
+
+    Args:
+      one_step: records -> those that were answered, improved.
+      gap: improved records -> how much better each refinement is than its response.
+      similar: share of two texts that is the same.
+    """
+    found = {r.id: History(r, [need_response(r)], []) for r in records}
+    going = list(records)
+    for _ in range(steps):
+        made = one_step(going)
+        for name in {r.id for r in going} - {r.id for r in made}:
+            found[name].stopped = "no answer"
+        changed = []
+        for r in made:
+            if similar(r.refinement, r.response) > copy:
+                found[r.id].stopped = "next to no change"
+            else:
+                changed.append(r)
+        gaps = [None] * len(changed) if gap is None or not changed else gap(changed)
+        going = []
+        for r, value in zip(changed, gaps):
+            own = found[r.id]
+            if value is not None:
+                own.gaps.append(float(value))
+            if value is not None and value <= 0:
+                own.stopped = "not better"
+                continue
+            own.versions.append(r.refinement)
+            going.append(r)
+        going = next_step(going)
+        if not going:
+            break
+    for history in found.values():
+        history.stopped = history.stopped or "steps"
+    return list(found.values())

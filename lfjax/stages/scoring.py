@@ -188,6 +188,8 @@ def load_scorer(
 
     Raises: UserError for a directory without a head, and another tokenizer than the policy's.
     """
+    config = ModelConfig.from_hf(read_hf_config(path), path)
+    head, meaning = load_head(path, config)
     text = template_text(template, path)
     tokenizer = load_tokenizer(path)
     if policy and not same_tokens(tokenizer, load_tokenizer(policy)):
@@ -195,8 +197,6 @@ def load_scorer(
             f"{path}: its tokenizer is not that of {policy}; a reward model has to read what the "
             "policy writes. Train both from models of one tokenizer."
         )
-    config = ModelConfig.from_hf(read_hf_config(path), path)
-    head, meaning = load_head(path, config)
     abstract = jax.tree.map(
         lambda s: jax.ShapeDtypeStruct(s.shape, dtype_of(dtype) if s.ndim > 1 else s.dtype),
         abstract_params(config),

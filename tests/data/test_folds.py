@@ -52,7 +52,7 @@ def test_folds_that_are_given():
     assert {len(fold) for fold in found.values()} == {5}
     with pytest.raises(UserError, match="r1' and 'r2' have the same prompt"):
         folds([*records, pair(1, prompt="x", fold="sft"), pair(2, prompt="X ", fold="rm")], 0)
-    with pytest.raises(UserError, match="meta.fold is"):
+    with pytest.raises(UserError, match=r"meta\.fold is"):
         folds([*records, pair(1, prompt="x", fold="dev")], 0)
 
 
