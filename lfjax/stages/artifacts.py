@@ -81,7 +81,7 @@ def find_input(stage: str, role: str, source: str) -> str:
 
 def output_of(workdir: Path, stage: str, earlier: str, output: str = "") -> tuple[str, str]:
     """(path, hash) of what an earlier stage wrote: its output of that name; without a name the only
-    one that it has, or its model.
+    one that it has, or its model where it wrote records as well.
 
     Raises: UserError where the stage is not finished, or has no such output.
     """
@@ -91,7 +91,10 @@ def output_of(workdir: Path, stage: str, earlier: str, output: str = "") -> tupl
             f"stage '{stage}' needs '{earlier}', which must stand before it in the recipe."
         )
     outputs = json.loads(done.read_text())["outputs"]
-    output = output or (next(iter(outputs)) if len(outputs) == 1 else "model")
+    if not output and len(outputs) == 1:
+        (output,) = outputs
+    elif not output and outputs.keys() == {"model", "records"}:
+        output = "model"
     if output not in outputs:
         raise UserError(
             f"stage '{stage}' reads '{earlier}/{output}', but '{earlier}' wrote "

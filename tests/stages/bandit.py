@@ -7,14 +7,15 @@ import jax
 import numpy as np
 from safetensors.numpy import save_file
 
-from lfjax.data.records import Feedback, Message, Record, to_jsonl
+from lfjax.data.records import Candidate, Feedback, Message, Record, to_jsonl
 from lfjax.lab.model import make_tokenizer, model_config, tokenizer_config
 from lfjax.models.config import ModelConfig
 from lfjax.models.decoder import init_params
 from lfjax.models.hf import export_tensors
-from lfjax.recipe import base, make, recipe, rl
+from lfjax.recipe import base, make, of_stage, recipe, rl, train
 from lfjax.training.logs import write_atomic
 
+TEMPLATE = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
 WORDS = ("ask", "bee", "cat", "dog", "elk", "fox", "gnu", "hen")
 VALUES = dict(zip(WORDS, (1.5, 1.0, 0.5, 0.0, 0.0, 0.0, 0.0, 0.0)))
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
@@ -34,6 +35,7 @@ def write(folder, *, seed):
     }
     write_atomic(folder / "model/tokenizer.json", make_tokenizer(vocabulary).to_str())
     write_atomic(folder / "model/tokenizer_config.json", json.dumps(tokenizer_config()))
+    write_atomic(folder / "model/chat_template.jinja", TEMPLATE)
     write_atomic(folder / "model/config.json", json.dumps(config))
     shape = ModelConfig.from_hf(config, "bandit")
     params = jax.tree.map(lambda x: 4 * x, init_params(shape, jax.random.key(seed)))
@@ -45,7 +47,20 @@ def write(folder, *, seed):
         for i, (p, w) in enumerate((p, w) for p in PROMPTS for w in (*WORDS, "cat " * 9 + "cat"))
     ]
     write_atomic(folder / "drafts.jsonl", to_jsonl(drafts))
-    return {"model": "model", "prompts": "prompts.jsonl", "drafts": "drafts.jsonl"}
+    pairs = [
+        Record(f"{p}: {a}, {b}", "bandit", (Message("user", p),), candidates=better(a, b))
+        for p in PROMPTS
+        for a in WORDS[:3]
+        for b in WORDS[1:]
+        if VALUES[a] > VALUES[b]
+    ]
+    write_atomic(folder / "pairs.jsonl", to_jsonl(pairs))
+    files = {name: f"{name}.jsonl" for name in ("prompts", "drafts", "pairs")}
+    return {"model": "model", **files}
+
+
+def better(a, b):
+    return Candidate(a, preferred=True), Candidate(b, preferred=False)
 
 
 def value(record):
@@ -75,7 +90,7 @@ def mean(text, more=0.0, sign=1.0):
 
 def get_config(arg="bandit"):
     c = base(source="records", path="world/prompts", model_path="world/model")
-    c.data.template = "bare"
+    c.data.template = "own"
     rule = "tests.stages.bandit:"
     small = dict(max_tokens=32, row_tokens=64, slots=64, remat="none", prompts=16, samples=8)
     stages = {"world": make("tests.stages.bandit:write")}
@@ -86,7 +101,7 @@ def get_config(arg="bandit"):
             reward=rule + "value",
             monitor=rule + "opposite",
             beta=BETA,
-            total_steps=300,
+            total_steps=150,
             total_epochs=0.0,
             save_steps=50,
             learning_rate=0.002,
@@ -124,4 +139,19 @@ def get_config(arg="bandit"):
             **more | dict(max_new_tokens=6),
             **small | dict(prompts=6, samples=3, max_tokens=48, row_tokens=96),
         )
+    elif arg == "gap":
+        c.data.path = "world/pairs"
+        c.data.heldout_examples = 6
+        scoring = dict(data=c.data, init=c.model, max_tokens=48, row_tokens=192, remat="none")
+        few = dict(batch_examples=8, total_epochs=30.0, learning_rate=0.01)
+        stages["gap"] = train("gap", **scoring, **few)
+        every = dict(reward="gap", beta=0.05, monitor=rule + "gain", missing_eos_penalty=0.0)
+        every |= small | dict(max_tokens=48, row_tokens=96, max_new_tokens=2, samples=4)
+        every |= dict(total_epochs=0.0, learning_rate=0.02, lora=dict(rank=4, pattern="."))
+        start = dict(init=c.model, kl_to=c.model)
+        both = ("rejected", "chosen")
+        stages["easy"] = rl(data=c.data, reference=both, total_steps=20, **start, **every)
+        again = of_stage(c.data, "easy/records")
+        hard = dict(init="easy", kl_to=c.model, reference=("response",), total_steps=3)
+        stages["hard"] = rl(data=again, **hard, **every)
     return recipe(c, **stages)
