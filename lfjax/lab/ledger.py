@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, replace
 
 from lfjax.data.critiques import SCALE
 from lfjax.data.records import Candidate, Feedback, Message, Record
+from lfjax.data.sources.judged import SATISFACTORY_SCORE
 from lfjax.errors import UserError, nearest
 from lfjax.judges.parsing import Critique
 from lfjax.lab.phrasebook import SPLITS, split_of
@@ -142,7 +143,7 @@ class Ledger:
         given += [""] * (len(lines) - len(given))
         fixed = [r if i in at else given[i] for i, r in enumerate(right)]
         more = [t for i, t in enumerate(given) if i >= len(lines) and i not in at]
-        return "\n".join(fixed + more)
+        return "\n".join(fixed + more).rstrip("\n")
 
     def critique(self, record: Record, response: str) -> Critique:
         """What the critic says of a response, and its improved response, in the form that
@@ -157,7 +158,7 @@ class Ledger:
         advice = "\n".join(right[p.index] for p in chosen if p.index < len(right)) or "none"
         mark = score(parts)
         text = f"Weaknesses:\n{weaknesses}\nAdvice:\n{advice}\nOverall Score: [[{mark}]]"
-        polarity = "negative" if wrong else "mixed"
+        polarity = "mixed" if mark >= SATISFACTORY_SCORE else "negative"
         notes = dict(scale=SCALE, weaknesses=weaknesses, suggestions=advice, author=AUTHOR)
         said = Feedback(text, polarity, float(mark), **notes)
         return Critique(said, self.repaired(record, response, chosen))

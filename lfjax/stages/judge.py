@@ -125,9 +125,9 @@ def scored_refinements(records: list[Record], ask):
     for r in records:
         said, reason = judged.get(id(r), (r, "no refinement"))
         if reason is None:
-            author = said.feedback[-1].author
             own = Candidate(r.response, r.model, score_of(r, "response"))
-            better = Candidate(r.refinement, author, said.feedback[-1].score)
+            author = r.feedback[-1].author if r.feedback else None
+            better = Candidate(r.refinement, author, score_of(said, "response"))
             done.append((replace(r, candidates=(better, own)), None))
         else:
             note = {k: v for k, v in said.meta.items() if k == NOT_JUDGED}

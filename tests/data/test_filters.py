@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from lfjax.data.filters import compared, satisfactory, shuffled
-from lfjax.data.records import Feedback, Message, Record, RecordError, to_jsonl
+from lfjax.data.filters import again, compared, ranked, refined, satisfactory, shuffled, sides
+from lfjax.data.records import Candidate, Feedback, Message, Record, RecordError, to_jsonl
 from lfjax.data.sources import load
+from lfjax.errors import UserError
 from tests.conftest import write_jsonl
 
 
@@ -84,3 +85,95 @@ def test_prompts(tmp_path):
     for row, said in (({"q": 1}, "'prompt'"), ({"prompt": " "}, "empty"), (3, "object")):
         with pytest.raises(RecordError, match=said):
             load(write_jsonl(tmp_path / "bad.jsonl", [row]), "prompts")
+
+
+CRITIQUE = "Weaknesses: short.\nAdvice: say more.\nOverall Score: [[6]]"
+
+
+def critiqued(score, better, *, text=CRITIQUE, response="One.", refinement="One and two.", **rest):
+    """A response and its refinement with their scores."""
+    candidates = () if better is None else (Candidate(refinement or "", score=better),)
+    said = (Feedback(text, "negative", score),) if text else ()
+    given = dict(response=response, refinement=refinement, feedback=said, candidates=candidates)
+    return Record("r", "test", (Message("user", "Count."),), **(given | rest))
+
+
+@pytest.mark.parametrize(
+    "scores, keep, drop",
+    [
+        ((6, 8), None, None),
+        ((7, 7), None, "refinement scores the same"),
+        ((7, 6), "refinement scores lower", "refinement scores lower"),
+        ((None, 8), "no score", "no score"),
+        ((6, None), "refinement not scored", "refinement not scored"),
+        ((6, 11), "score is not from 1 to 10", "score is not from 1 to 10"),
+        ((0, 8), "score is not from 1 to 10", "score is not from 1 to 10"),
+    ],
+)
+def test_refinements_that_score_better(scores, keep, drop):
+    """Without it pairs teach to prefer what is worse, or nothing at all."""
+    for ties, reason in (("keep", keep), ("drop", drop)):
+        kept, left = refined([critiqued(*scores)], 0, ties=ties)
+        assert dict(left) == ({reason: 1} if reason else {}) and len(kept) == (not reason)
+        if kept:
+            pair = [(c.text, c.score, c.preferred) for c in kept[0].candidates]
+            assert pair == [("One and two.", scores[1], True), ("One.", scores[0], False)]
+
+
+@pytest.mark.parametrize(
+    "changed, reason",
+    [
+        (dict(refinement=None), "no refinement"),
+        (dict(refinement=" "), "no refinement"),
+        (dict(response=None), "no response"),
+        (dict(text="Advice: more. Overall Score: 6"), "no weaknesses"),
+        (dict(text="Weaknesses: short. Overall Score: 6"), "no suggestions"),
+        (dict(refinement="One. "), "refinement is the response"),
+        (dict(refinement="a\n### Feedback\nb"), "a text has a heading of its own"),
+    ],
+)
+def test_what_is_no_refinement(changed, reason):
+    kept, left = refined([critiqued(6, 8, **changed)], 0, ties="keep")
+    assert not kept and dict(left) == {reason: 1}
+
+
+def test_choices_of_a_filter():
+    long = critiqued(6, 8, refinement="x" * 40)
+    assert (
+        refined([long], 0, ties="keep")[0] and not refined([long], 0, ties="keep", most_times=4)[0]
+    )
+    same = critiqued(10, 10, refinement="One.")
+    assert refined([same], 0, ties="keep", unchanged="keep")[0]
+    eights = [critiqued(6, s) for s in (7, 8, 8)]
+    kept, left = refined(eights, 0, ties="keep", scores=(8,))
+    assert len(kept) == 2 and dict(left) == {"not one of the scores": 1}
+    unscored = critiqued(None, None, text="Weaknesses: short.\nAdvice: say more.")
+    assert refined([unscored], 0, ties="drop", leave_out="score")[0]
+    with pytest.raises(UserError, match="ties='some'"):
+        refined(eights, 0, ties="some")
+
+
+def test_refined_again():
+    (r,), _ = again([critiqued(6, 8)], 0)
+    assert r.response == "One and two." and not (r.refinement or r.feedback or r.candidates)
+    (r,), _ = again([replace(r, refinement="More.")], 0)
+    assert r.response == "More." and r.meta["refined_times"] == 2
+
+
+def test_sides_of_preferences():
+    pair = (Candidate("bad", preferred=False), Candidate("good", preferred=True))
+    found, left = sides([replace(RECORDS[0], candidates=pair), RECORDS[1]], 0)
+    assert [(r.response, r.meta["side"], r.id) for r in found] == [
+        ("good", "chosen", "0/chosen"),
+        ("bad", "rejected", "0/rejected"),
+    ]
+    assert dict(left) == {"no preference": 1} and not found[0].feedback
+
+
+def test_ranked():
+    samples = [
+        replace(record(i, "f", s), meta={"prompt_id": "p"}) for i, s in enumerate((3, 8, 8, None))
+    ]
+    found, left = ranked(samples, 0)
+    assert [(r.id, r.response) for r in found] == [("p", "answer 1")]
+    assert dict(left) == {"not scored": 1, "another sample scores at least as high": 2}

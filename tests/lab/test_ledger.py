@@ -1,0 +1,110 @@
+"""The ledger: what is true of an answer, and a critic whose words lead to the repair."""
+
+from dataclasses import replace
+
+import pytest
+
+from lfjax.data.tokenize import load_tokenizer
+from lfjax.errors import UserError
+from lfjax.judges.parsing import critique
+from lfjax.judges.rules import load_critic, load_rule
+from lfjax.lab.ledger import Ledger
+from lfjax.lab.making import ledger
+from lfjax.lab.oracle import Oracle, parts_of, right_share
+from lfjax.lab.phrasebook import split_of
+from lfjax.lab.world import World
+
+WORLD = Ledger(seed=1)
+(RECORD,) = WORLD.prompts("train", 1)
+RECORD = replace(RECORD, prompt=(replace(RECORD.prompt[0], content="a 3 5 2\nb 4 4 0\nc 9 2 6"),))
+
+
+def test_is_a_world():
+    assert isinstance(WORLD, World)
+
+
+@pytest.mark.parametrize(
+    "response, right",
+    [
+        ("a 0\nb 8\nc 7", [True, True, True]),
+        ("a 0\nb 8\nc 5", [True, True, False]),
+        ("b 8\na 0\nc 7", [False, False, True]),
+        ("a 0\nb 8", [True, True, False]),
+        ("a 0\n\nc 7", [True, False, True]),
+        ("a 0 1\nb 8\nc 7\nd 1", [False, True, True, False]),
+        ("", [False, False, False]),
+    ],
+)
+def test_parts(response, right):
+    parts = WORLD.parts(RECORD, response)
+    assert [p.right for p in parts] == right
+    assert [p.tier for p in parts[:3]] == ["3 entries", "2 entries", "3 entries"]
+    for part in parts:
+        assert part.span is None or response[slice(*part.span)] == part.said
+    assert WORLD.repaired(RECORD, response, parts) == "a 0\nb 8\nc 7"
+
+
+def test_the_critic_names_two_faults_and_repairs_exactly_these():
+    """Without it a refinement repairs what nobody spoke of, or leaves what was named."""
+    said = WORLD.critique(RECORD, "a 1\nb 1\nc 1")
+    assert said.refinement == "a 0\nb 8\nc 1" and said.feedback.score == 1
+    assert said.feedback.weaknesses == "a 3 8 0 wrong\nb 4 8 8 wrong\nc 9 1 7 wrong"
+    assert said.feedback.suggestions == "a 0\nb 8"
+    again = WORLD.critique(RECORD, said.refinement)
+    assert again.refinement == "a 0\nb 8\nc 7" and again.feedback.score == 7
+    last = WORLD.critique(RECORD, again.refinement)
+    assert last.refinement == again.refinement and last.feedback.score == 10
+    assert "right\nAdvice:\nnone" in last.feedback.text
+
+
+def test_its_critiques_are_read_as_they_were_meant():
+    for response in ("a 0\nb 8\nc 5", "a 1", "a 0\nb 8\nc 7"):
+        said = WORLD.critique(RECORD, response)
+        text = f"{said.feedback.text}\n\n### Improved Response\n{said.refinement}"
+        read = critique(text)
+        assert read.refinement == said.refinement
+        assert replace(read.feedback, author="oracle") == said.feedback
+
+
+def test_files(tmp_path):
+    outputs = ledger(tmp_path, seed=3, pretraining=20, prompts=8, evaluated=4)
+    assert set(outputs) == {
+        *("model", "pretraining", "prompts", "validation", "test", "preferences"),
+    }
+    from lfjax.data.sources import load
+
+    read = {
+        k: load(str(tmp_path / v), "records").records for k, v in outputs.items() if k != "model"
+    }
+    for r in read["pretraining"]:
+        if r.prompt[0].content.endswith("work"):
+            totals = [line.split() for line in r.response.split("\n")]
+            plain = replace(r, prompt=(replace(r.prompt[0], content=r.prompt[0].content[:-5]),))
+            answer = "\n".join(f"{t[0]} {t[-1]}" for t in totals)
+            assert right_share(parts_of(plain, answer)) == 1
+        else:
+            assert right_share(parts_of(r, r.response)) == 1
+    assert {split_of(r.prompt[0].content) for r in read["test"]} == {"test"}
+    for r in read["preferences"]:
+        better, worse = sorted(r.candidates, key=lambda c: not c.preferred)
+        assert Oracle().preferred(r, better.text, worse.text) == 1
+    tokenizer = load_tokenizer(str(tmp_path / "model"))
+    prompt = read["prompts"][0].prompt[0].content
+    said = Ledger(3).critique(read["prompts"][0], "a 1\nb 2\nc 3")
+    whole = f"{prompt}\nanswer:\n{said.refinement}\n\n### Feedback\n{said.feedback.text}"
+    ids = tokenizer.encode(whole)
+    assert tokenizer.decode(ids) == whole and tokenizer.hf.unk_token_id not in ids
+
+
+def test_the_critic_as_a_rule():
+    answered = replace(RECORD, response="a 0\nb 8\nc 5")
+    name = "lfjax.lab.making:critic"
+    assert load_critic(name)(answered) == WORLD.critique(answered, answered.response)
+    assert load_rule(name)(answered) == WORLD.critique(answered, answered.response).feedback
+
+
+def test_mistakes():
+    with pytest.raises(UserError, match="fewest"):
+        Ledger(entries=2, fewest=3)
+    with pytest.raises(UserError, match="expected 3 accounts"):
+        WORLD.parts(replace(RECORD, prompt=(replace(RECORD.prompt[0], content="a 1\nb x"),)), "a 1")
