@@ -16,7 +16,10 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any, NoReturn, TypeVar
+
+from lfjax.errors import UserError
 
 T = TypeVar("T")
 
@@ -25,6 +28,7 @@ POLL_MS = 500
 GRACE_SECONDS = 2.0  # in which the others hear of a failure, before its process is gone
 
 _NUMBER = itertools.count()  # of what is agreed on: the same on every process
+_ALONE = ContextVar("alone", default=False)  # inside of `decide`, nobody else listens
 
 
 def index() -> int:
@@ -33,13 +37,13 @@ def index() -> int:
 
 
 def count() -> int:
-    """How many processes take part. Starts no device."""
-    return _jax().num_processes
+    """How many processes take part in what is being done. Starts no device."""
+    return 1 if _ALONE.get() else _jax().num_processes
 
 
 def decide(find: Callable[..., T], *args) -> T:
-    """`find(*args)`, a JSON value, as process 0 finds it. The others wait for it, however long it
-    takes; where process 0 ends instead (SystemExit), they end too."""
+    """`find(*args)`, a JSON value, as process 0 finds it on its own. The others wait for it,
+    however long it takes; where process 0 ends instead (SystemExit), they end too."""
     if count() == 1:
         return find(*args)
     key = _new_key()
@@ -48,11 +52,14 @@ def decide(find: Callable[..., T], *args) -> T:
         if "exit" in said:
             raise SystemExit(said["exit"])
         return said["found"]
+    token = _ALONE.set(True)
     try:
         said = {"found": find(*args)}
     except SystemExit as stop:
         _put(key, {"exit": stop.code})
         raise
+    finally:
+        _ALONE.reset(token)
     _put(key, said)
     return said["found"]
 
@@ -66,16 +73,27 @@ def gather(value: T) -> list[T]:
     return [_wait_for(f"{key}/{i}")["value"] for i in range(count())]
 
 
+def check_same(value: str, what: str) -> None:
+    """Raises: UserError on a process that does not have the value of process 0; `what` it says
+    something about is not the same there."""
+    if decide(str, value) != value:
+        raise UserError(
+            f"{what}: not the same here as on process 0; all processes must see the same files."
+        )
+
+
 class StopSignal:
     """While entered, SIGTERM and SIGINT ask the loop to save and stop; a second one interrupts at
     once.
 
     Attributes:
       asked: the number of the signal that this process received; 0 for none.
+      obeyed: that of the signal, received here or elsewhere, because of which the loop was told to
+        stop; 0 for none.
     """
 
     def __init__(self):
-        self.asked, self._key = 0, ""
+        self.asked, self.obeyed, self._key = 0, 0, ""
 
     def __enter__(self) -> "StopSignal":
         def ask(number, frame):
@@ -92,7 +110,11 @@ class StopSignal:
 
     def anywhere(self) -> int:
         """The signal that this process or any other received; 0 for none."""
-        if count() == 1:
+        self.obeyed = self._anywhere()
+        return self.obeyed
+
+    def _anywhere(self) -> int:
+        if _jax().num_processes == 1:
             return self.asked
         if self.asked:
             _put(STOP, self.asked)
@@ -110,13 +132,14 @@ class StopSignal:
             waits for the step before the last to end on all devices, as the training loop does, 2.
         """
         if count() == 1:
-            return self.asked
+            return self.anywhere()
         self._key = self._key or _new_key()
-        number, end = self.anywhere(), _get(self._key)
+        number, end = self._anywhere(), _get(self._key)
         if number and end is None and index() == 0:
             end = [step + ahead, number]
             _put(self._key, end)
-        return end[1] if end and step >= end[0] else 0
+        self.obeyed = end[1] if end and step >= end[0] else 0
+        return self.obeyed
 
 
 # --- failures ---------------------------------------------------------------------------------
@@ -151,7 +174,7 @@ def watch() -> None:
 
 def fail(status: int, message: str) -> NoReturn:
     """End this process because of an error, and all others with it. The message is printed once."""
-    if count() == 1:
+    if _jax().num_processes == 1:
         _say(message)
         sys.exit(status)
     if index():  # process 0 may have made the same mistake; then it is the one that speaks

@@ -550,6 +550,7 @@ def _answering(*, temperature: float, max_new_tokens: int) -> dict[str, Any]:
         "dtype": "float32",  # of weights and activations, or bfloat16
         "slots": 32,  # answers that are drawn at once
         "max_tokens": 2048,  # of prompt and answer
+        "per_host": False,  # of several processes each has the model, or they have one together
         # or an OpenAI-compatible server, if it has a URL
         "endpoint": {
             "url": "",  # up to and without /chat/completions

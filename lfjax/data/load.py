@@ -1,6 +1,7 @@
 """From a data block of a config to batches: load, keep some records out, encode, plan, and fill the
 rows of any step."""
 
+import hashlib
 import random
 import unicodedata
 from collections import Counter
@@ -41,6 +42,14 @@ class Batches:
     def record_ids(self, step: int) -> list[str]:
         """The ids of the records that a step takes."""
         return [self.records[self.encoded.units[u].record].id for u in self.plan.units_of(step)]
+
+    def digest(self) -> str:
+        """A hash of all tokens and of the order in which steps take them."""
+        total = hashlib.sha256(self.plan.unit.tobytes())
+        for unit in self.encoded.units:
+            for segment in unit.segments:
+                total.update(np.asarray(segment.ids, np.int32).tobytes())
+        return total.hexdigest()
 
     def segment_lengths(self, step: int) -> list[int]:
         """Tokens of every segment of a step."""

@@ -9,7 +9,7 @@ or a response to a prompt.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -136,6 +136,7 @@ def collect(
     *,
     budget: float | None = None,
     stopped: Callable[[], bool] = lambda: False,
+    leave: Callable[[Answer], bool] = lambda answer: False,
     name: str = "answers",
 ) -> Collected:
     """Answers to all questions, out of the store where it has them.
@@ -147,6 +148,7 @@ def collect(
       budget: once the entries of the store have cost so much, nothing more is asked; what has been
         asked by then is still waited for and stored. None for no limit.
       stopped: asked before every question; once true, no more are asked.
+      leave: asked after every answer; once true, those that are on their way are given up.
       name: of the line of progress.
 
     Raises: UserError for a budget that allows nothing where something is to be asked, and whatever
@@ -184,6 +186,8 @@ def collect(
                     failed += answer.text is None
                     line.set_postfix(missing=failed, cost=f"{spent:.4g}", refresh=False)
                     line.update()
+                    if leave(answer):
+                        break
         except UserError as error:
             answered = {k for k, a in {**known, **asked}.items() if a and a.text is not None}
             raise UserError(
@@ -194,6 +198,39 @@ def collect(
     left = {key: Answer(None, f"not asked: {why}") for key in to_ask if key not in asked}
     answers = {**known, **left, **asked}
     return Collected([answers[key] for key in keys], stored, list(asked.values()), len(left), spent)
+
+
+def answered(store: Store, asker: Asker, questions: Iterable[Question]) -> set[str]:
+    """Keys of the questions that the store has an answer to."""
+    keys = (key_of(asker.identity, q) for q in questions)
+    return {key for key in keys if _answer(store.get(key)) is not None}
+
+
+def share(questions: Iterable[Question], asker: Asker, index: int, count: int) -> list[Question]:
+    """What one of several processes asks, so that each of the different questions is asked once."""
+    different = {key_of(asker.identity, q): q for q in questions}
+    return list(different.values())[index::count]
+
+
+def recall(
+    questions: Sequence[Question], asker: Asker, before: Container[str], store: Store
+) -> Collected:
+    """What several processes collected, each a share, as the store has it afterwards.
+
+    Args:
+      before: keys of what was answered before.
+    """
+    keys = [key_of(asker.identity, q) for q in questions]
+    entries = {key: store.get(key) for key in keys}
+    found = {
+        key: Answer(None, "not asked") if entry is None else _as_answer(entry)
+        for key, entry in entries.items()
+    }
+    asked = [found[k] for k, entry in entries.items() if entry is not None and k not in before]
+    left = sum(entry is None for entry in entries.values())
+    spent = sum(entry.get("cost", 0.0) for entry in store.entries)
+    stored = sum(key in before for key in keys)
+    return Collected([found[key] for key in keys], stored, asked, left, spent)
 
 
 def _nothing() -> Asking:
@@ -207,7 +244,9 @@ def _entry(answer: Answer) -> Entry:
 
 def _answer(entry: Entry | None) -> Answer | None:
     """The answer in an entry; None where there is none, or it is the note of a failed request."""
-    if entry is None or entry.get("text") is None:
-        return None
+    return None if entry is None or entry.get("text") is None else _as_answer(entry)
+
+
+def _as_answer(entry: Entry) -> Answer:
     given = {f.name: entry[f.name] for f in fields(Answer) if f.name in entry}
     return Answer(**{**given, "failures": tuple(entry.get("failures", ()))})

@@ -36,15 +36,16 @@ class Store:
       entries: all of them in the order in which they were read and put.
     """
 
-    def __init__(self, folder: str | Path, *, process: int = 0):
+    def __init__(self, folder: str | Path, *, process: int = 0, keep: bool = True):
         """Read all parts. Torn ends, which a killed run may leave, are cut off with a notice.
 
         Args:
           process: which of several processes this is; each writes parts of its own.
+          keep: whether what is put is written; another process may do it.
 
         Raises: UserError if another run of this process is writing to the store, or nobody can.
         """
-        self.folder, self.process = str(folder), process
+        self.folder, self.process, self.keep = str(folder), process, keep
         self.entries: list[Entry] = []
         self._latest: dict[str, Entry] = {}
         files = _Bucket if "://" in self.folder else _Disk
@@ -79,7 +80,8 @@ class Store:
     def put(self, key: str, entry: Entry) -> None:
         """Add an entry; on a disk it is durable from here on."""
         entry = {"key": key, **entry}
-        self._files.append(json.dumps(entry) + "\n")
+        if self.keep:
+            self._files.append(json.dumps(entry) + "\n")
         self.entries.append(entry)
         self._latest[key] = entry
 

@@ -1,17 +1,28 @@
 """What stages that collect answers have in common: whom they ask, the store, and stopping."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from lfjax import processes
 from lfjax.data.load import told
 from lfjax.errors import UserError
 from lfjax.generation.speaker import Speaker, open_speaker
-from lfjax.judges.asking import Asker, Collected, Question, collect
+from lfjax.judges.asking import (
+    Answer,
+    Asker,
+    Collected,
+    Question,
+    answered,
+    collect,
+    recall,
+    share,
+)
 from lfjax.judges.endpoint import Endpoint
 from lfjax.judges.model import model_asker
 from lfjax.judges.store import Store
-from lfjax.stages.artifacts import Stage
+from lfjax.stages.artifacts import Stage, digest
 from lfjax.training.logs import StopSignal
 
 LIMITS = ("budget",)  # of an endpoint's settings, what is not the client's
@@ -103,22 +114,47 @@ def model_name(path: str, workdir: Path) -> str:
 def collected(stage: Stage, questions: Sequence[Question], asker: Asker) -> Collected:
     """All answers, through the workdir's store.
 
+    Of several processes, process 0 asks an endpoint; a model over all of them is asked by all
+    together, and process 0 writes; where each has one of its own (`per_host`), each asks a share
+    of the questions and writes its part. All return the same.
+
     Raises: UserError where a budget leaves some unasked, or none was answered; SystemExit where the
     run was told to stop. What was answered stays in the store.
     """
-    budget = stage.config.endpoint.budget
-    with Store(stage.folder.parent / "answers") as store, StopSignal() as stop:
+    budget, folder = stage.config.endpoint.budget, stage.folder.parent / "answers"
+    count, me = processes.count(), processes.index()
+    local = not stage.config.endpoint.url
+    together = count > 1 and local and stage.mesh.is_multi_process
+    apart = count > 1 and not together
+    with Store(folder, process=me, keep=not together or me == 0) as store, StopSignal() as stop:
+        before = answered(store, asker, questions)
+        if together:
+            processes.check_same(digest(sorted(before)), f"the answers in {folder}")
+        if apart:
+            processes.gather(len(before))  # nobody writes before all have read
+        own = questions
+        if apart:
+            parts = count if local else 1  # an endpoint is asked by process 0
+            own = share(questions, asker, me, parts) if me < parts else []
         got = collect(
-            questions,
+            own,
             asker,
             store,
             budget=None if budget < 0 else budget,
-            stopped=lambda: bool(stop.asked),
+            stopped=lambda: not together and bool(stop.anywhere()),
+            leave=_leave(stop, stage.config.slots, together) if local else lambda answer: False,
             name=stage.name,
         )
-    if stop.asked and got.left:
-        print(f"\nstopped with {got.left} answers to go; the same command continues.", flush=True)
-        raise SystemExit(128 + stop.asked)
+    left, number = got.left, stop.obeyed or stop.asked
+    if apart:
+        said = processes.gather([left, number])
+        left, number = sum(n for n, _ in said), max(n for _, n in said)
+    if number and left:
+        print(f"\nstopped with {left} answers to go; the same command continues.", flush=True)
+        raise SystemExit(128 + number)
+    if apart:
+        with Store(folder, process=me, keep=False) as store:
+            got = recall(questions, asker, before, store)
     if got.left:
         raise UserError(
             f"stage '{stage.name}': endpoint.budget={budget:g} is spent ({got.spent:.4g}); "
@@ -133,6 +169,20 @@ def collected(stage: Stage, questions: Sequence[Question], asker: Asker) -> Coll
             f"({told(got.missing)})."
         )
     return got
+
+
+def _leave(stop: StopSignal, slots: int, together: bool) -> Callable[[Answer], bool]:
+    """Whether to give up what a local model is answering."""
+    if not together:
+        return lambda answer: bool(stop.anywhere())
+    drawn = itertools.count(1)
+
+    def leave(answer: Answer) -> bool:
+        # Answers that took no device do not count: in them processes may be far apart. In others by
+        # what two calls of decode end.
+        return bool(answer.tokens and stop.after(next(drawn), ahead=2 * slots + 1))
+
+    return leave
 
 
 def cost_of(got: Collected) -> dict[str, int | float]:

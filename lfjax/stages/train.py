@@ -1,6 +1,5 @@
 """The train stage: data, model and shardings, state, step, loop, export."""
 
-import hashlib
 import json
 import time
 from collections import deque
@@ -224,7 +223,7 @@ def make_data(
     plan = make_plan(encoded.lengths, steps=total, **sizes, **how)
     tables = encoded.most_segments if normalize == "pair" else 0
     batches = Batches(loaded.records, encoded, plan, normalize, tables)
-    check_same(stage, batches)
+    processes.check_same(batches.digest(), f"stage '{stage.name}': the records of {c.data.path}")
     every = {name: in_steps(c, name, **unit) for name in ("eval", "save", "blame")}
     every["warmup"] = warmup(c.optimizer, total, **unit)
     for line in describe(loaded, batches):
@@ -247,24 +246,6 @@ def make_data(
     encoded = encode(c, kept_out, views, tokenizer, template)
     plan = make_plan(encoded.lengths, batch_rows=max(batches.plan.shapes), **how)
     return batches, Batches(kept_out, encoded, plan, normalize, tables), every
-
-
-def check_same(stage: Stage, batches: Batches) -> None:
-    """Raises: UserError on a process that found other data than process 0: each fills its own part
-    of every batch."""
-    if processes.count() == 1:
-        return
-    total = hashlib.sha256()
-    for unit in batches.encoded.units:
-        for segment in unit.segments:
-            total.update(np.asarray(segment.ids, np.int32).tobytes())
-    total.update(batches.plan.unit.tobytes())
-    own = total.hexdigest()
-    if processes.decide(str, own) != own:
-        raise UserError(
-            f"stage '{stage.name}': the records found here are not those of process 0; all "
-            "processes must see the same files."
-        )
 
 
 def evaluate(eval_step, params, frozen, heldout: Batches, mesh) -> dict[str, float]:
