@@ -8,10 +8,12 @@ model learns to do all three. Then it criticises and refines its own answers to 
 and learns by DPO to prefer its refinements. A variant is named after the colon:
 
 lab           the ledger, a small world whose oracle is the critic: some 5 minutes on two CPU cores
-lab_WITHOUT   the same with one thing left out of what stage 1 learns: no_score, no_suggestions,
-              no_weaknesses, no_feedback, no_draft (refinements alone)
+lab_no_score, lab_no_suggestions, lab_no_weaknesses
+              the same with one part left out of the feedback that stage 1 learns
 lab_few, lab_half
               the same with a tenth or half of the first stage's examples
+lab_score7, lab_score10
+              the same with those refinements alone that the critic scores so
 lab_again     the same with three more refinements of refinements by the critic, to see their scores
 lab_smoke     the lab with next to no data, for tests
 stories260k   a pretrained model of 260 K parameters goes on with stories; a rule is the critic.
@@ -23,6 +25,7 @@ tulu2_7b, tulu2_13b, tulu2_70b
               the paper's: docs/reproduce_srt.md
 """
 
+from functools import partial
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -57,6 +60,7 @@ def program(
     *,
     prompts: ConfigDict,
     init: ConfigDict | str,
+    drafter: ConfigDict | str | None = None,
     critic: dict[str, Any],
     examples: tuple[int, int],
     answers: dict[str, Any],
@@ -71,6 +75,7 @@ def program(
     Args:
       prompts: instructions, from which each stage draws its own.
       init: the first model.
+      drafter: who answers in the first stage; the first model if it is None.
       critic: settings of its judge stages.
       examples: instructions of the first and the second stage.
       answers, refining: settings of stages in which the model answers, and judges itself.
@@ -86,7 +91,7 @@ def program(
     own = dict(judge="self", init="stage1", leave_out=leave_out, **refining)
     drawn = dict(temperature=0.7, **answers)
     return {
-        "drafts": generate(data=prompts, init=init, examples=first, **drawn),
+        "drafts": generate(data=prompts, init=drafter or init, examples=first, **drawn),
         "critiques": judge(data=of("drafts"), **critic),
         # The critic scores the refinement afresh, without what it said before.
         "scored": judge(data=of("critiques"), field="refinement", **critic),
@@ -167,6 +172,7 @@ def lab(
     evaluated=300,
     samples=16,
     again=0,
+    scores=(),
     quick=None,
 ):
     """The two stages in the ledger, what they come to, and the gate: whether a critique is of use
@@ -178,6 +184,7 @@ def lab(
       evaluated: prompts of the evaluations.
       samples: answers that are re-ranked.
       again: more refinements by the critic of its refinements.
+      scores: of the refinements that the first stage keeps; all if empty.
       quick: settings of all train stages.
     """
     c = base(source="records", path="world/pretraining", model_path="world/model")
@@ -207,20 +214,14 @@ def lab(
             answers=SHORT,
             refining=LONG,
             stage1=tuned,
-            stage2=dict(
-                ROWS,
-                max_tokens=160,
-                batch_examples=32,
-                learning_rate=3e-4,
-                warmup_fraction=0.1,
-                beta=0.1,
-                terminator="feedback_header",
-                **quick,
-            ),
+            stage2=ROWS
+            | dict(max_tokens=160, batch_examples=32, learning_rate=3e-4, warmup_fraction=0.1)
+            | dict(beta=0.1, terminator="feedback_header")
+            | quick,
             # A perfect answer has no better one, and its score has to be learned, too.
             keep=(
-                dict(ties="keep", unchanged="keep", scores=(), most_times=0.0),
-                dict(ties="drop", scores=(), most_times=0.0),
+                dict(ties="keep", unchanged="keep", scores=scores),
+                dict(ties="drop"),
             ),
             leave_out=leave_out,
         ),
@@ -273,6 +274,171 @@ def smoke():
     return lab(pretraining=400, first=24, second=24, evaluated=6, samples=2, quick=few)
 
 
+# --- elsewhere --------------------------------------------------------------------------------
+
+HYPER = dict(  # section 4.1; what it leaves open is as in docs/reproduce_srt.md
+    decay="cosine",
+    warmup_fraction=0.1,
+    batch_examples=32,
+    dtype="bfloat16",
+    remat="full",
+    save_steps=200,
+)
+LENGTHS = dict(max_tokens=8192, dtype="bfloat16")
+
+
+def stories260k(*, first=600, second=600, evaluated=100):
+    """A model that knows no instructions and 512 tokens: every stage runs, little is learned."""
+    c = base(source="prompts", path="stories/prompts")
+    c.data.template = "bare"
+    c.data.heldout_examples = evaluated
+    rule = dict(judge="rule", rule="lfjax.lab.stories:critic", rule_options=dict(banned=("sad",)))
+    drawn = dict(max_new_tokens=80, max_tokens=256, slots=64)
+    rows = dict(batch_examples=8, max_tokens=512, row_tokens=1024, save_steps=0, save_epochs=1.0)
+    stages = {
+        "stories": make("lfjax.lab.stories:write", count=first + second + evaluated),
+        **program(
+            c,
+            prompts=c.data,
+            init=c.model,
+            critic=rule,
+            examples=(first, second),
+            answers=drawn,
+            refining=dict(max_new_tokens=256, max_tokens=512, slots=64),
+            stage1=dict(learning_rate=1e-3, total_epochs=5.0, **rows),
+            stage2=dict(learning_rate=1e-4, terminator="feedback_header", **rows),
+            keep=(dict(ties="keep", unchanged="keep"), dict(ties="keep")),
+        ),
+    }
+    how = dict(drawn, max_tokens=512, refine_tokens=256)
+    stages |= inference(("stage1", "stage2"), c.data, how, part="heldout")
+    stages["base_answers"] = generate(
+        data=c.data, init=c.model, part="heldout", temperature=0.0, **drawn
+    )
+    stages["compared"] = evaluate(
+        "rule",
+        systems=systems("stage1", "stage2", base="base_answers"),
+        baseline="base",
+        data=c.data,
+        rule="lfjax.judges.rules:story",
+        rule_options=dict(banned=("sad",)),
+        on_missing="count",
+    )
+    return recipe(c, **stages)
+
+
+def asking(c: ConfigDict, stages: dict[str, ConfigDict], names: tuple[str, ...]) -> None:
+    """Let these stages ask the critic of `c.critic`."""
+    for name in names:
+        for key in c.critic:
+            stages[name].endpoint[key] = c.critic.get_ref(key)
+
+
+def with_critic(c: ConfigDict, model: str) -> None:
+    """The critic behind an endpoint, set in one place: --config.critic.model=NAME."""
+    prices = dict(prompt_price=0.0, price=0.0, budget=-1.0)
+    c.critic = dict(url=OPENAI, model=model, key_env="OPENAI_API_KEY", concurrency=16, **prices)
+
+
+def custom(*, first=500, second=1000):
+    """Adapters, an endpoint as the critic and as the judge at the end; some 1,000 calls for the
+    first stage and 2 for each test prompt and system."""
+    c = base(source="prompts")
+    c.data.template = "own"
+    c.tests = base(source="prompts").data
+    c.tests.template = c.data.get_ref("template")
+    with_critic(c, "")
+    adapters = dict(rank=16, alpha=16.0, pattern=".", base_dtype="bfloat16")
+    tuned = dict(HYPER, batch_examples=8, lora=adapters, max_tokens=4096)
+    answers = dict(max_new_tokens=1024, max_tokens=4096, dtype="bfloat16")
+    stages = program(
+        c,
+        prompts=c.data,
+        init=c.model,
+        critic=dict(judge="critique", max_new_tokens=2048),
+        examples=(first, second),
+        answers=answers,
+        refining=dict(answers, max_new_tokens=2048),
+        stage1=dict(tuned, learning_rate=2e-4, total_epochs=3.0, row_tokens=4096),
+        stage2=dict(
+            tuned,
+            learning_rate=5e-6,
+            row_tokens=8192,
+            beta=0.1,
+            terminator="feedback_header",
+            overlong="drop",
+        ),
+        keep=(dict(ties="keep", most_times=0.0), dict(ties="drop", most_times=4.0)),
+    )
+    how = dict(answers, refine_tokens=2048)
+    stages |= inference(("stage1", "stage2"), c.tests, how)
+    stages["base_answers"] = generate(data=c.tests, init=c.model, temperature=0.0, **answers)
+    stages["self_bias"] = self_bias(data=of_stage(c.data, "own_scored"))
+    stages["compared"] = evaluate(
+        "judge",
+        systems=systems("stage1", "stage2", base="base_answers"),
+        baseline="base",
+        data=c.data,
+        on_missing="count",
+        alpaca_eval=True,
+    )
+    asking(c, stages, ("critiques", "scored", "compared"))
+    return recipe(c, **stages)
+
+
+def tulu2(size: str):
+    """The paper's run. All sizes learn from the 7B model's answers to 25,000 instructions, and from
+    their own to 75,000 others."""
+    c = base(source="messages", model_path=f"allenai/tulu-2-{size}")
+    c.data.options.single_turn = True
+    c.data.template = "tulu"
+    c.drafter = dict(path="allenai/tulu-2-7b", weights="pretrained")
+    for name, source in (("tests", "prompts"), ("preferences", "hh")):
+        c[name] = base(source=source).data
+        c[name].template = "tulu"
+    c.tests.options.prompt = "instruction"  # AlpacaEval's file
+    with_critic(c, "gpt-4-1106-preview")
+    answers = dict(max_new_tokens=2048, **LENGTHS)
+    stages = program(
+        c,
+        prompts=c.data,
+        init=c.model,
+        drafter=c.drafter,
+        critic=dict(judge="critique", max_new_tokens=2048),
+        examples=(25_000, 75_000),
+        answers=answers,
+        refining=answers,
+        stage1=dict(HYPER, learning_rate=1e-5, total_epochs=5.0, max_tokens=8192, row_tokens=8192),
+        stage2=dict(
+            HYPER,
+            learning_rate=5e-7,
+            total_epochs=1.0,
+            max_tokens=8192,
+            row_tokens=16384,
+            beta=0.01,
+            terminator="eos",
+            overlong="drop",
+        ),
+        keep=(dict(ties="keep", unchanged="keep"), dict(ties="keep")),
+    )
+    how = dict(answers, max_new_tokens=4096, refine_tokens=4096, max_tokens=12288)
+    stages |= inference(("stage1", "stage2"), c.tests, how)
+    stages |= reranking(c, c.tests, answers, answers)
+    stages |= agreement(c, c.preferences, answers)
+    stages["self_bias"] = self_bias(data=of_stage(c.data, "own_scored"))
+    stages["outputs"] = evaluate(  # for AlpacaEval's own tool; only lengths are counted here
+        "rule",
+        systems=systems("stage1", "stage2", reranked="reranked"),
+        data=c.data,
+        rule="lfjax.judges.rules:length",
+        rule_options=dict(at_least=1),
+        on_missing="count",
+        alpaca_eval=True,
+    )
+    asking(c, stages, ("critiques", "scored"))
+    return recipe(c, **stages)
+
+
 VARIANTS = {
     "lab": lab,
     "lab_no_score": lambda: lab(leave_out="score"),
@@ -280,6 +446,11 @@ VARIANTS = {
     "lab_no_weaknesses": lambda: lab(leave_out="weaknesses"),
     "lab_few": lambda: lab(first=200),
     "lab_half": lambda: lab(first=1000),
+    "lab_score7": lambda: lab(scores=(7.0,)),
+    "lab_score10": lambda: lab(scores=(10.0,)),
     "lab_again": lambda: lab(again=3),
     "lab_smoke": smoke,
+    "stories260k": stories260k,
+    "custom": custom,
+    **{f"tulu2_{size}": partial(tulu2, size) for size in ("7b", "13b", "70b")},
 }

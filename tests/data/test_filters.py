@@ -92,6 +92,7 @@ CRITIQUE = "Weaknesses: short.\nAdvice: say more.\nOverall Score: [[6]]"
 
 def critiqued(score, better, *, text=CRITIQUE, response="One.", refinement="One and two.", **rest):
     """A response and its refinement with their scores."""
+    score, better = (None if s is None else float(s) for s in (score, better))
     candidates = () if better is None else (Candidate(refinement or "", score=better),)
     said = (Feedback(text, "negative", score),) if text else ()
     given = dict(response=response, refinement=refinement, feedback=said, candidates=candidates)
@@ -140,12 +141,13 @@ def test_what_is_no_refinement(changed, reason):
 def test_choices_of_a_filter():
     long = critiqued(6, 8, refinement="x" * 40)
     assert (
-        refined([long], 0, ties="keep")[0] and not refined([long], 0, ties="keep", most_times=4)[0]
+        refined([long], 0, ties="keep")[0]
+        and not refined([long], 0, ties="keep", most_times=4.0)[0]
     )
     same = critiqued(10, 10, refinement="One.")
     assert refined([same], 0, ties="keep", unchanged="keep")[0]
     eights = [critiqued(6, s) for s in (7, 8, 8)]
-    kept, left = refined(eights, 0, ties="keep", scores=(8,))
+    kept, left = refined(eights, 0, ties="keep", scores=(8.0,))
     assert len(kept) == 2 and dict(left) == {"not one of the scores": 1}
     unscored = critiqued(None, None, text="Weaknesses: short.\nAdvice: say more.")
     assert refined([unscored], 0, ties="drop", leave_out="score")[0]
@@ -172,7 +174,8 @@ def test_sides_of_preferences():
 
 def test_ranked():
     samples = [
-        replace(record(i, "f", s), meta={"prompt_id": "p"}) for i, s in enumerate((3, 8, 8, None))
+        replace(record(i, "f", s), meta={"prompt_id": "p"})
+        for i, s in enumerate((3.0, 8.0, 8.0, None))
     ]
     found, left = ranked(samples, 0)
     assert [(r.id, r.response) for r in found] == [("p", "answer 1")]
