@@ -15,9 +15,28 @@ smoke     two worlds with next to no data, for tests; it writes to its workdir a
 
 from itertools import product
 
-from configs.lab import aligned, answered, beginning, first_config
+from configs.lab import (
+    ANSWERS,
+    DECODED,
+    ORACLE,
+    PRECISION,
+    aligned,
+    answered,
+    beginning,
+    first_config,
+)
 from lfjax.errors import UserError, nearest
-from lfjax.recipe import evaluate, filter_, of_stage, recipe
+from lfjax.recipe import (
+    claims,
+    evaluate,
+    filter_,
+    gate,
+    generate,
+    judge,
+    of_stage,
+    recipe,
+    seeded,
+)
 
 CLAIMS = "docs/claims/cut.claims.json"
 SEEDS, TUNING_SEED = 10, 100
@@ -53,7 +72,7 @@ GRID = {  # method -> learning rates, and the values of one option of its own
     "best_of_n": ((2e-4, 4e-4, 8e-4), "total_steps", (63, 126, 252)),
     "dpo": ((3e-4, 6e-4, 1.2e-3), "beta", (0.1, 0.3, 1.0)),
 }
-TUNED = {}  # the best of the grid
+TUNED = {name: {} for name in GRID}  # the best of the grid
 
 
 def get_config(arg="claims"):
@@ -62,20 +81,67 @@ def get_config(arg="claims"):
     return VARIANTS[arg]()
 
 
-def feedback_stages(c, stages, before, world):
-    """Answers and what was said of them, for all arms."""
-    stages |= beginning(c, **SIZES, kinds=FEEDBACK, world=world, before=before)
+def feedback_stages(c, before, world, sizes, budgets=()):
+    """Answers and what was said of them, for all arms; the same for the first prompts of fewer."""
+    stages = beginning(c, **sizes, kinds=FEEDBACK, world=world, before=before)
     judged = of_stage(c.data, f"{before}judged")
     stages[f"{before}shuffled"] = filter_("shuffled", data=judged)
     stages[f"{before}improved"] = filter_("improved", data=judged, kind="all")
+    for size in budgets:
+        own = f"{before}{size}_"
+        stages[f"{own}drafts"] = generate(
+            data=of_stage(c.data, f"{world}/feedback"),
+            init=f"{before}base",
+            examples=size // 2,
+            samples=2,
+            **ANSWERS,
+        )
+        drafts, how = of_stage(c.data, f"{own}drafts"), dict(rule_options=FEEDBACK["judged"])
+        stages[f"{own}judged"] = judge("rule", data=drafts, rule=ORACLE, **how)
+        stages[f"{own}pairs"] = filter_("compared", data=of_stage(c.data, f"{own}judged"))
+    return stages
+
+
+def arms_with(budgets):
+    """Arms with their settings, those that have fewer answers as NAME_SIZE."""
+    arms = {name: (method, data, TUNED[own]) for name, (method, data, own) in ARMS.items()}
+    for size in budgets:
+        for name in BUDGETED:
+            method, data, settings = arms[name]
+            arms[f"{name}_{size}"] = (method, f"{size}_{data}", settings)
+    return {name: (m, data, STEPS | settings) for name, (m, data, settings) in arms.items()}
+
+
+def claimed(seeds=SEEDS, budgets=BUDGETS, sizes=SIZES, few=None, publish="docs/claims/cut"):
+    """All repetitions, the evaluations over them, and what the claims come to.
+
+    Args:
+      few: settings of all train stages, for tests.
+    """
+    c, stages = first_config(), {}
+    arms = arms_with(budgets)
+    systems = ("base", *arms, "hindsight_praised")
+    for k in range(seeds):
+        before, world = f"s{k}_", f"s{k}_world"
+        own = feedback_stages(c, before, world, sizes, budgets)
+        own |= aligned(c, arms, before, few)
+        for how, temperature in DECODED.items():
+            own |= answered(c, systems, f"{world}/test", temperature, before, f"_{how}")
+        stages |= {name: seeded(stage, k) for name, stage in own.items()}
+    for how in DECODED:
+        sources = {name: tuple(f"s{k}_{name}_{how}" for k in range(seeds)) for name in systems}
+        stages[how] = evaluate("truth", systems=sources, data=c.data, on_missing="empty")
+    blames = tuple(f"s{k}_blame" for k in range(seeds))
+    stages["gate"] = gate(blames, PRECISION, at_least=0.8)
+    stages["claims"] = claims(CLAIMS, evaluations=tuple(DECODED), gate="gate", publish=publish)
+    return recipe(c, **stages)
 
 
 def tuning():
     """Nine settings of each method."""
     c = first_config()
     c.seed = TUNING_SEED
-    stages = {}
-    feedback_stages(c, stages, "", "world")
+    stages = feedback_stages(c, "", "world", SIZES)
     runs = {}
     for name, (rates, option, values) in GRID.items():
         method, data, _ = ARMS[name]
@@ -89,4 +155,10 @@ def tuning():
     return recipe(c, **stages)
 
 
-VARIANTS = {"tuning": tuning}
+def smoke():
+    sizes = dict(pretraining=6000, feedback=24, evaluated=4)
+    few = dict(total_epochs=0.0, total_steps=2, batch_rows=2)
+    return claimed(2, (), sizes, few, publish="")
+
+
+VARIANTS = {"claims": claimed, "tuning": tuning, "smoke": smoke}

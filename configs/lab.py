@@ -12,6 +12,8 @@ cut       the above
 smoke     the same with next to no data, for tests
 """
 
+from ml_collections import ConfigDict
+
 from lfjax.errors import UserError, nearest
 from lfjax.recipe import (
     base,
@@ -56,9 +58,9 @@ def get_config(arg="cut"):
     return VARIANTS[arg]()
 
 
-def first_config(world="world"):
+def first_config():
     """The blocks of model and data that all stages of a lab's recipe start from."""
-    c = base(source="records", path=f"{world}/pretraining", model_path=f"{world}/model")
+    c = base(source="records", path="world/pretraining", model_path="world/model")
     c.model.weights = "random"
     c.data.template = "own"
     return c
@@ -75,13 +77,14 @@ def beginning(c, *, pretraining, feedback, evaluated, kinds=FEEDBACK, world="wor
       before: what the other stages' names begin with.
     """
     sizes = dict(pretraining=pretraining, feedback=feedback, evaluated=evaluated)
+    model = ConfigDict({**c.model.to_dict(), "path": f"{world}/model"})
     stages = {
         world: make("lfjax.lab.making:phrasebook", **sizes),
         f"{before}base": cached(
             train(
                 "sft",
-                data=c.data,
-                init=c.model,
+                data=of_stage(c.data, f"{world}/pretraining"),
+                init=model,
                 batch_examples=0,
                 batch_rows=8,
                 learning_rate=4e-3,
