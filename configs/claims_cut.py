@@ -41,7 +41,7 @@ from lfjax.recipe import (
 CLAIMS = "docs/claims/cut.claims.json"
 SEEDS, TUNING_SEED = 10, 100
 SIZES = dict(pretraining=32000, feedback=1000, evaluated=60)
-STEPS = dict(total_epochs=0.0, total_steps=126)  # two epochs of 2,000 answers, of fewer more
+STEPS = dict(total_epochs=0.0, total_steps=63)  # one epoch of 2,000 answers, of fewer more
 FEEDBACK = {  # what is said of the same answers: options of the oracle
     "judged": {"kind": "all"},
     "misjudged": {"kind": "random"},
@@ -64,12 +64,12 @@ ARMS = {  # method, what it learns from, whose settings
 BUDGETED = ("cut", "hindsight", "dpo")  # also with fewer answers
 BUDGETS = (400, 100)
 GRID = {  # method -> learning rates, and the values of one option of its own
-    "cut": ((1e-4, 2e-4, 4e-4), "threshold", (1.1, 1.5, 2.0)),
+    "cut": ((2e-4, 4e-4, 8e-4), "threshold", (1.1, 1.5, 2.0)),
     "unlikelihood": ((1e-5, 1e-4, 4e-4), "alpha", (0.1, 0.3, 1.0)),
-    "hindsight": ((2e-4, 4e-4, 8e-4), "total_steps", (63, 126, 252)),
-    "forward": ((2e-4, 4e-4, 8e-4), "total_steps", (63, 126, 252)),
-    "ilf": ((2e-4, 4e-4, 8e-4), "total_steps", (63, 126, 252)),
-    "best_of_n": ((2e-4, 4e-4, 8e-4), "total_steps", (63, 126, 252)),
+    "hindsight": ((2e-4, 4e-4, 8e-4), "total_steps", (32, 63, 126)),
+    "forward": ((2e-4, 4e-4, 8e-4), "total_steps", (32, 63, 126)),
+    "ilf": ((2e-4, 4e-4, 8e-4), "total_steps", (32, 63, 126)),
+    "best_of_n": ((2e-4, 4e-4, 8e-4), "total_steps", (32, 63, 126)),
     "dpo": ((3e-4, 6e-4, 1.2e-3), "beta", (0.1, 0.3, 1.0)),
 }
 TUNED = {name: {} for name in GRID}  # the best of the grid

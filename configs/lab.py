@@ -36,7 +36,7 @@ ANSWERS = dict(max_new_tokens=32, max_tokens=128, slots=128)
 DECODED = {"greedy": 0.0, "sampled": 1.0}  # temperatures: one hides noise, one rewards sharpening
 
 ALIGNED = ROWS | dict(
-    learning_rate=2e-4, warmup_steps=10, batch_examples=0, batch_rows=16, total_epochs=2.0
+    learning_rate=4e-4, warmup_steps=10, batch_examples=0, batch_rows=16, total_epochs=1.0
 )
 FEEDBACK = {  # what is said of the same answers: options of the oracle
     "judged": {"kind": "all"},
@@ -45,7 +45,7 @@ FEEDBACK = {  # what is said of the same answers: options of the oracle
 ARMS = {  # method, what it learns from, settings
     "cut": ("cut", "judged", {}),
     "hindsight": ("hindsight", "judged", {}),
-    "dpo": ("dpo", "pairs", dict(learning_rate=6e-4, total_epochs=1.0)),
+    "dpo": ("dpo", "pairs", dict(learning_rate=6e-4)),
     "placebo": ("cut", "misjudged", {}),
 }
 BLAMED = dict(row_tokens=144, max_tokens=64)
