@@ -109,7 +109,8 @@ def arms_with(budgets):
         for name in BUDGETED:
             method, data, settings = arms[name]
             arms[f"{name}_{size}"] = (method, f"{size}_{data}", settings)
-    return {name: (m, data, STEPS | settings) for name, (m, data, settings) in arms.items()}
+    own = STEPS | dict(blame_records=0)
+    return {name: (m, data, own | settings) for name, (m, data, settings) in arms.items()}
 
 
 def claimed(seeds=SEEDS, budgets=BUDGETS, sizes=SIZES, few=None, publish="docs/claims/cut"):
@@ -146,7 +147,7 @@ def tuning():
     for name, (rates, option, values) in GRID.items():
         method, data, _ = ARMS[name]
         for rate, value in product(rates, values):
-            settings = STEPS | {"learning_rate": rate, option: value}
+            settings = STEPS | dict(blame_records=0) | {"learning_rate": rate, option: value}
             runs[f"{name}_{rate:g}_{value:g}".replace(".", "p")] = (method, data, settings)
     stages |= aligned(c, runs)
     stages |= answered(c, runs, "world/validation", 1.0, suffix="_sampled")

@@ -15,7 +15,7 @@ from lfjax.data.views import Role, View, judged, need_judgment, plain
 from lfjax.errors import UserError
 from lfjax.losses import Total, masked_mean
 from lfjax.losses.cut import blamed, misalign_loss
-from lfjax.methods.method import Method
+from lfjax.methods.method import Means, Method
 
 OPTIONS = {
     "mode": "code",  # code: (L1 + L2) / 2 for a flawed response, as released; paper: L1 + L2
@@ -29,6 +29,7 @@ OPTIONS = {
     "use_align_n": True,  # without L2 of flawed responses,
     "use_align_p": True,  # without satisfactory ones
 }
+MOST_BLAMED, LEAST_KEPT = 0.9, 0.5  # beyond these a model collapses (alarm)
 
 
 def views(
@@ -104,4 +105,26 @@ def check(*, mode, detect, misalign, threshold, alpha, **_) -> None:
         )
 
 
-METHOD = Method(views, loss, OPTIONS, check=check)
+def alarm(first: Means, now: Means) -> str:
+    """Whether the model collapses: nearly all is blamed, or what is not blamed is lost.
+
+    A token's ratio cannot exceed 1 / p, so that what the model does surely stays, while rare tokens
+    can be blamed although they are right; then the model says less and less of anything.
+    """
+    if now["blamed"] > MOST_BLAMED:
+        return (
+            f"{now['blamed']:.0%} of the tokens of flawed responses are blamed; above "
+            f"{MOST_BLAMED:.0%} hardly anything is left to imitate, and the model collapses. "
+            "Raise threshold, or lower alpha or learning_rate."
+        )
+    if now["p_unblamed"] < LEAST_KEPT * first["p_unblamed"]:
+        return (
+            f"tokens that are not blamed fell from a mean probability of "
+            f"{first['p_unblamed']:.2f} to {now['p_unblamed']:.2f}: the model unlearns what was "
+            "right. Lower learning_rate or alpha, and look at the page of blame: are right words "
+            "blamed, as happens where judgments praise?"
+        )
+    return ""
+
+
+METHOD = Method(views, loss, OPTIONS, check=check, alarm=alarm)

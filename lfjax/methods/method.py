@@ -1,13 +1,15 @@
 """What a method is: the views it needs and a pure loss over token log-probabilities, or over
 scores of whole segments."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from lfjax.data.records import Record
 from lfjax.data.views import View
 from lfjax.errors import UserError, nearest
+
+Means = Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class Method:
       needs_reference: (**options) -> whether the loss reads the column `ref_logp`.
       calibrate: (scores of held-out records, their kinds, **options) -> what is kept beside the
         weights of a model that scores, to know what its numbers mean.
+      alarm: (means of the metrics over the first steps, over the latest) -> what is going wrong, or
+        nothing.
     """
 
     views: Callable[..., list[View]]
@@ -35,6 +39,7 @@ class Method:
     check: Callable[..., None] = lambda **_: None
     needs_reference: Callable[..., bool] = lambda **_: False
     calibrate: Callable[..., dict[str, Any]] | None = None
+    alarm: Callable[[Means, Means], str] = lambda first, now: ""
 
     @property
     def scores(self) -> bool:

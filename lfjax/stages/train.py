@@ -32,6 +32,7 @@ from lfjax.stages.own_words import check_own
 from lfjax.stages.reference import with_reference
 from lfjax.stages.scoring import calibrated
 from lfjax.stages.trainable import check_model, make_trainable
+from lfjax.training.alarms import Alarms
 from lfjax.training.checkpoint import Checkpoints
 from lfjax.training.logs import MetricLog, StopSignal, progress
 from lfjax.training.optimizer import in_steps, make_optimizer, make_schedule, warmup
@@ -143,7 +144,8 @@ def train(stage: Stage) -> Result:
     }
     stage.begin()
     log = MetricLog(stage.folder, resume_step=done)
-    reporter = Reporter(stage, batches, rates, checkpoints, log, start)
+    alarms = Alarms(method.alarm, stage.folder / "metrics.jsonl")
+    reporter = Reporter(stage, batches, rates, checkpoints, log, alarms, start)
     last = batches.plan.steps
     pending = None
     with StopSignal() as stop, progress(stage.name, done=done, total=last) as bar:
@@ -193,6 +195,7 @@ def train(stage: Stage) -> Result:
     if processes.index():
         return Result({}, {}, {})  # the log is process 0's
     told = {k: meaning[k] for k in ("offset", "spread") if meaning}
+    told |= {"alarm_step": alarms.rung} if alarms.rung else {}
     return summary(stage, batches, config, chosen or last, time.monotonic() - start, told)
 
 
@@ -256,7 +259,7 @@ def evaluate(eval_step, params, frozen, heldout: Batches, mesh) -> dict[str, flo
             eval_step(params, put(heldout.rows(step), mesh, P(BATCH)), frozen)
         ).items():
             sums[name] = sums[name] + total if name in sums else total
-    return {f"heldout/{name}": float(total.mean) for name, total in sums.items()}
+    return {f"heldout/{name}": float(total) for name, total in sums.items()}
 
 
 def is_due(step: int, interval: int) -> bool:
@@ -274,8 +277,10 @@ class Reporter:
         rates: np.ndarray,
         checkpoints: Checkpoints,
         log: MetricLog,
+        alarms: Alarms,
         start: float,
     ):
+        self.alarms = alarms
         self.stage, self.batches, self.rates = stage, batches, rates
         self.checkpoints, self.log, self.start = checkpoints, log, start
         self.examples = np.cumsum(np.diff(batches.plan.first))
@@ -287,9 +292,11 @@ class Reporter:
     def __call__(
         self, bar, step: int, metrics: dict[str, Total], scores: dict[str, float] | None = None
     ):
-        values = {name: float(total.mean) for name, total in jax.device_get(metrics).items()}
+        values = {name: float(total) for name, total in jax.device_get(metrics).items()}
         if not values.pop("finite"):
             self.stop(step, values)
+        if self.alarms(step, values):
+            values["alarm"] = 1.0
         now, tokens = time.monotonic(), int(self.tokens[step - 1])
         values |= scores or {}
         values |= {
