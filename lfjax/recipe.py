@@ -496,6 +496,19 @@ def gate(
     return ConfigDict({"kind": "gate", **given})
 
 
+def gaps(*, gap: str, systems: dict[str, str], truth: bool = False) -> ConfigDict:
+    """A stage that looks at a gap reward on improved responses (docs/pit.md).
+
+    Args:
+      gap: a stage that trained one.
+      systems: by a name of one's own, stages or files of improved Records.
+      truth: compare with the oracle of the lab.
+    """
+    paths = {name: {"path": source} for name, source in systems.items()}
+    given = {"kind": "gaps", "gap": gap, "systems": paths, "truth": truth, "dtype": "float32"}
+    return ConfigDict(given)
+
+
 def claims(
     path: str, *, evaluations: tuple[str, ...], gate: str = "", publish: str = ""
 ) -> ConfigDict:

@@ -1,14 +1,14 @@
 """The garden: a world whose answers are easy to check and hard to find.
 
-A prompt lists, in three rounds, plants that would grow in each of its beds; the answer plants one
-of the three in each bed, and no plant twice:
+A prompt names the soils of some beds, the answer a plant for each. On every soil three plants grow,
+which has to be known, and no plant may be planted twice:
 
-    first: Oak Elm Fir second: Elm Fir Oak third: Ivy Oak Elm        Oak    right
-                                                                     Oak    wrong: it is taken
-                                                                     Ivy    wrong: not for this bed
+    clay loam sand …        Oak      right
+                            Oak      wrong: it is taken
+                            Ivy      wrong: it does not grow on sand
 
-There are about as many plants as beds, so that who plants one bed after the other is left with
-nothing for the last; and there are many answers without a fault. A fault can be seen in the answer
+There are few plants more than beds, so that who plants one bed after the other is left with nothing
+for the last ones; and there are many answers without a fault. A fault can be seen in the answer
 itself, and mended in its place. So a response that was given before is worth something to who
 writes a better one, which is what PIT needs (Wang et al. 2024, arXiv 2310.00898).
 
@@ -17,8 +17,10 @@ need not be perfect. Who imitates them is as good as they are; who learns the di
 """
 
 import random
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 
 from lfjax.data.records import Candidate, Message, Record
 from lfjax.data.views import IMPROVE_REQUEST
@@ -27,11 +29,14 @@ from lfjax.lab.phrasebook import split_of
 from lfjax.lab.world import ANSWER, MISSING, Part
 
 SOURCE = "lfjax.lab.repair"
-PLANTS = (
-    *("Oak", "Elm", "Ivy", "Fir", "Ash", "Fig", "Bay", "Yew", "Box", "Rye", "Oat", "Pea", "Nut"),
-    *("Hop", "Sage", "Mint"),
+PLANTS = ("Oak", "Elm", "Ivy", "Fir", "Ash", "Fig", "Bay", "Yew", "Box", "Hop")
+SOILS = (
+    *("clay", "loam", "sand", "silt", "peat", "chalk", "gravel", "marl", "mud", "turf", "bog"),
+    *("moor", "heath", "fen", "dune", "scree", "slate", "lava", "hedge", "ditch", "bank"),
+    *("field", "lawn", "swamp"),
 )
-ROUNDS = ("first:", "second:", "third:")
+GROW = 3  # plants on each soil
+FEWEST = 6  # soils for each plant
 GIVEN, BETTER, ASKED = "given:", "better:", "asked:"
 # How many faults the responses have that are compared, and how often; how likely each is mended.
 FAULTS = {1: 5, 2: 4, 3: 2}
@@ -55,30 +60,35 @@ Word = tuple[str, tuple[int, int]]  # and the characters where it stands
 
 @dataclass(frozen=True)
 class Repair:
-    """One world; another seed asks for other prompts.
+    """One world; in another seed's other plants grow.
 
     Attributes:
-      seed: draws prompts and responses.
+      seed: draws what grows where, prompts and responses.
       beds: of a prompt.
-      spare: plants of a prompt beyond one for each bed.
 
-    Raises: UserError for more beds and plants than there are.
+    Raises: UserError for more beds than there are plants.
     """
 
     seed: int = 0
-    beds: int = 6
-    spare: int = 0
+    beds: int = 8
 
     def __post_init__(self):
-        if not (self.beds >= len(ROUNDS) and 0 <= self.spare <= len(PLANTS) - self.beds):
-            raise UserError(
-                f"repair: beds={self.beds}, spare={self.spare}; expected at least {len(ROUNDS)} "
-                f"beds, and together at most {len(PLANTS)}."
-            )
+        if not GROW <= self.beds <= len(PLANTS):
+            raise UserError(f"repair: beds={self.beds}; expected {GROW} to {len(PLANTS)}.")
+
+    @cached_property
+    def plants(self) -> dict[str, tuple[str, ...]]:
+        """Soil -> what grows there; every plant grows on about as many soils as every other."""
+        rng = random.Random(f"soils/{self.seed}")
+        while True:
+            found = [tuple(rng.sample(PLANTS, GROW)) for _ in SOILS]
+            counts = Counter(plant for plants in found for plant in plants)
+            if min(counts[plant] for plant in PLANTS) >= FEWEST:
+                return dict(zip(SOILS, found))
 
     @property
     def tokens(self) -> tuple[str, ...]:
-        return (*ROUNDS, GIVEN, BETTER, ASKED, *PLANTS)
+        return (GIVEN, BETTER, ASKED, *PLANTS, *SOILS)
 
     @property
     def template(self) -> str:
@@ -91,20 +101,22 @@ class Repair:
         """Prompts with responses that have faults, to learn the language from."""
         rng = random.Random(f"pretraining/{self.seed}")
         for number in range(count):
-            beds, solution = self._drawn(rng)
+            soils, solution = self._drawn(rng)
+            beds = self._beds(soils)
             response = _text(_spoilt(beds, solution, rng.choice((0, 1, 1, 2, 2, 3)), rng))
-            yield self._record(f"pretraining-{number:06d}", "pretraining", beds, response)
+            yield self._record(f"pretraining-{number:06d}", "pretraining", soils, response)
 
     def preferences(self, split: str, count: int) -> list[Record]:
         """A worse and a better response to each of different prompts."""
         rng = random.Random(f"preferences/{self.seed}/{split}")
         found: dict[str, Record] = {}
         while len(found) < count:
-            beds, solution = self._drawn(rng)
+            soils, solution = self._drawn(rng)
+            beds = self._beds(soils)
             faults = rng.choices(list(FAULTS), list(FAULTS.values()))[0]
             worse = _spoilt(beds, solution, faults, rng)
             better = _mended(worse, solution, rng)
-            text = _asked(beds)
+            text = " ".join(soils)
             if (
                 split_of(text) != split
                 or text in found
@@ -114,7 +126,7 @@ class Repair:
             sides = (_text(better), True), (_text(worse), False)
             candidates = tuple(Candidate(t, preferred=p) for t, p in sides)
             name = f"pair-{split}-{len(found):06d}"
-            found[text] = self._record(name, "preferences", beds, candidates=candidates)
+            found[text] = self._record(name, "preferences", soils, candidates=candidates)
         return list(found.values())
 
     def prompts(self, split: str, count: int) -> list[Record]:
@@ -122,32 +134,45 @@ class Repair:
         rng = random.Random(f"prompts/{self.seed}/{split}")
         found: dict[str, Record] = {}
         while len(found) < count:
-            beds, _ = self._drawn(rng)
-            text = _asked(beds)
+            text = " ".join(soils := self._drawn(rng)[0])
             if split_of(text) == split and text not in found:
-                found[text] = self._record(f"prompt-{split}-{len(found):05d}", "prompts", beds)
+                found[text] = self._record(f"prompt-{split}-{len(found):05d}", "prompts", soils)
         return list(found.values())
 
-    def _record(self, id: str, group: str, beds: Beds, response: str | None = None, **more):
+    def _record(
+        self, id: str, group: str, soils: Sequence[str], response: str | None = None, **more
+    ) -> Record:
         meta = {"world": {"name": "repair", **asdict(self)}, "group": group}
-        return Record(id, SOURCE, (Message("user", _asked(beds)),), response, meta=meta, **more)
+        return Record(id, SOURCE, (Message("user", " ".join(soils)),), response, meta=meta, **more)
 
-    def _drawn(self, rng: random.Random) -> tuple[Beds, list[str]]:
-        """What grows where, and an answer without a fault, which makes sure that there is one."""
-        plants = rng.sample(PLANTS, self.beds + self.spare)
-        solution = rng.sample(plants, self.beds)
-        beds = []
-        for plant in solution:
-            others = rng.sample([p for p in plants if p != plant], len(ROUNDS) - 1)
-            beds.append(tuple(rng.sample([plant, *others], len(ROUNDS))))
-        return beds, solution
+    def _beds(self, soils: Sequence[str]) -> Beds:
+        return [self.plants[soil] for soil in soils]
+
+    def _drawn(self, rng: random.Random) -> tuple[list[str], list[str]]:
+        """Soils, and an answer without a fault."""
+        while True:
+            soils = rng.sample(SOILS, self.beds)
+            solution = self._solution(soils, rng)
+            if solution:
+                return soils, solution
+
+    def _solution(self, soils: Sequence[str], rng: random.Random) -> list[str] | None:
+        """One of the answers without a fault, if there is any: found by trying."""
+        order = [rng.sample(self.plants[soil], GROW) for soil in soils]
+        stack: list[list[str]] = [[]]
+        while stack:
+            found = stack.pop()
+            if len(found) == len(soils):
+                return found
+            stack += [[*found, plant] for plant in order[len(found)] if plant not in found]
+        return None
 
     # --- truth --------------------------------------------------------------------------------
 
     def parts(self, record: Record, response: str) -> tuple[Part, ...]:
         """A part for every bed, then one for every further line. Of lines with the same plant the
         first is right. Raises: UserError for a prompt of another world."""
-        beds, lines = beds_of(record), _lines(response)
+        beds, lines = self._asked(record), _lines(response)
         kept = _kept(beds, lines)
         wanted = _completed(beds, kept)
         parts = []
@@ -163,7 +188,7 @@ class Repair:
     def repaired(self, record: Record, response: str, wrong: Iterable[Part]) -> str:
         """The response with these lines as they should be; lines that nobody asked for go. A line
         that was right gets another of its plants where it must give way."""
-        beds, lines, at = beds_of(record), _lines(response), {p.index for p in wrong}
+        beds, lines, at = self._asked(record), _lines(response), {p.index for p in wrong}
         kept = _kept(beds, lines)
         wanted = _completed(beds, kept)
         own = [" ".join(word for word, _ in words) for words in lines]
@@ -173,28 +198,15 @@ class Repair:
         ]
         return "\n".join([*out, *(own[i] for i in range(len(beds), len(own)) if i not in at)])
 
-
-def beds_of(record: Record) -> Beds:
-    """The plants that grow in each bed. Raises: UserError for a prompt of another world."""
-    rounds: list[list[str]] = []
-    for word in record.prompt[0].content.split():
-        if len(rounds) < len(ROUNDS) and word == ROUNDS[len(rounds)]:
-            rounds.append([])
-        elif rounds and word in PLANTS:
-            rounds[-1].append(word)
-        else:
-            rounds = []
-            break
-    if len(rounds) < len(ROUNDS) or len({len(words) for words in rounds}) > 1:
-        raise UserError(
-            f"record '{record.id}' of {record.source}: its prompt is not of the world `repair`; "
-            f"expected {len(ROUNDS)} rounds of equally many plants ({' … '.join(ROUNDS)} …)."
-        )
-    return list(zip(*rounds))
-
-
-def _asked(beds: Beds) -> str:
-    return " ".join(f"{name} {' '.join(plants)}" for name, plants in zip(ROUNDS, zip(*beds)))
+    def _asked(self, record: Record) -> Beds:
+        soils = record.prompt[0].content.split()
+        unknown = [soil for soil in soils if soil not in self.plants]
+        if unknown or not soils:
+            raise UserError(
+                f"record '{record.id}' of {record.source}: its prompt asks for "
+                f"{unknown or 'nothing'}; expected soils of the world `repair`."
+            )
+        return self._beds(soils)
 
 
 def _text(plants: Sequence[str]) -> str:
@@ -205,12 +217,10 @@ def _spoilt(beds: Beds, solution: Sequence[str], faults: int, rng: random.Random
     """The solution with so many beds that have a plant of another bed, or one that is not for
     them."""
     out = list(solution)
-    everything = sorted({plant for plants in beds for plant in plants})
     for i in rng.sample(range(len(beds)), faults):
         taken = [p for p in beds[i] if p in (*out[:i], *out[i + 1 :])]
-        unfit = [p for p in everything if p not in beds[i]]
-        among = taken if taken and rng.random() < TAKEN else unfit
-        out[i] = rng.choice(among or taken)
+        unfit = [p for p in PLANTS if p not in beds[i]]
+        out[i] = rng.choice(taken if taken and rng.random() < TAKEN else unfit)
     return out
 
 

@@ -12,51 +12,67 @@ from lfjax.errors import UserError
 from lfjax.lab.model import make_tokenizer
 from lfjax.lab.oracle import Oracle, parts_of, right_share
 from lfjax.lab.phrasebook import split_of
-from lfjax.lab.repair import PLANTS, Repair, beds_of
+from lfjax.lab.repair import PLANTS, Repair
 from lfjax.lab.world import LANGUAGE, World, score
 
 GARDEN = Repair()
-BEDS = "first: Oak Elm Oak second: Elm Fir Fir third: Ivy Oak Ivy"
 
 
-def asked(text=BEDS):
-    about = {"name": "repair", "seed": 0, "beds": 3, "spare": 0}
+# Two soils on which S grows; T grows on the second as well, U on the third. X does not grow on the
+# first, Y not on the second.
+A, B, C = next(
+    (a, b, c)
+    for a, b, c in itertools.permutations(GARDEN.plants, 3)
+    if len({*GARDEN.plants[a]} & {*GARDEN.plants[b]}) == 1
+    and not {*GARDEN.plants[c]} & {*GARDEN.plants[a], *GARDEN.plants[b]}
+)
+(S,) = {*GARDEN.plants[A]} & {*GARDEN.plants[B]}
+T, Y = (next(p for p in GARDEN.plants[soil] if p != S) for soil in (B, A))
+U, X = GARDEN.plants[C][:2]
+SOILS = f"{A} {B} {C}"
+
+
+def asked(text=SOILS):
+    about = {"name": "repair", "seed": 0, "beds": 8}
     return Record("r", "test", (Message("user", text),), meta={"world": about})
 
 
-def right(response, text=BEDS):
-    return [p.right for p in parts_of(asked(text), response)]
+def right(response):
+    return [p.right for p in parts_of(asked(), response)]
 
 
 def test_truth():
-    assert right("Oak\nElm\nFir") == [True] * 3
-    assert right("Oak\nOak\nFir") == [True, False, True]  # taken
-    assert right("Fir\nFir\nIvy") == [False, True, True]  # not for this bed, so not taken
-    assert right("Oak Elm\nElm\n") == [False, True, False]
+    assert right(f"{S}\n{T}\n{U}") == [True] * 3
+    assert right(f"{S}\n{S}\n{U}") == [True, False, True]  # taken
+    assert right(f"{X}\n{S}\n{X}") == [False, True, True]  # does not grow there, so not taken
+    assert right(f"{S} {U}\n{T}\n") == [False, True, False]
     assert right("") == [False] * 3
-    assert right("Oak\nElm\nFir\nBay") == [True, True, True, False]
-    assert right(" Oak \n\nElm\nFir") == [True] * 3
+    assert right(f"{S}\n{T}\n{U}\n{Y}") == [True, True, True, False]
+    assert right(f" {S} \n\n{T}\n{U}") == [True] * 3
 
 
 def test_what_is_said_of_a_fault_lies_where_it_says():
-    text = "Oak\nOak\nFir"
+    text = f"{S}\n{S}\n{U}"
     part = parts_of(asked(), text)[1]
-    assert text[slice(*part.span)] == part.said == "Oak" and part.wanted == "Elm"
+    assert text[slice(*part.span)] == part.said == S and part.span[0] > 0
+    assert part.wanted in GARDEN.plants[B] and part.wanted != S
 
 
 def test_a_repair_mends_these_lines_and_keeps_the_others():
-    record, text = asked(), "Oak\nOak\nBay"
+    record, text = asked(), f"{S}\n{Y}\n{S}"
     parts = parts_of(record, text)
+    assert [p.right for p in parts] == [True, False, False]
     everything = GARDEN.repaired(record, text, [p for p in parts if not p.right])
-    assert right(everything) == [True] * 3 and everything.startswith("Oak\n")
+    assert right(everything) == [True] * 3
     one = GARDEN.repaired(record, text, [parts[1]])
-    assert right(one)[1] and one.endswith("Bay")
+    assert right(one) == [True, True, False] and one.endswith(S)
 
 
 def test_any_response_can_be_repaired():
     rng = random.Random(0)
     for record in GARDEN.prompts("train", 60):
-        text = "\n".join(rng.choice(PLANTS) for _ in beds_of(record) if rng.random() < 0.9)
+        soils = record.prompt[0].content.split()
+        text = "\n".join(rng.choice(PLANTS) for _ in soils if rng.random() < 0.9)
         assert right_share(parts_of(record, Oracle().improved(record, text, everything=True))) == 1
 
 
@@ -64,7 +80,7 @@ def test_prompts_have_many_answers_that_are_hard_to_find():
     found, by_luck = [], []
     rng = random.Random(0)
     for record in GARDEN.prompts("test", 40):
-        beds = beds_of(record)
+        beds = [GARDEN.plants[soil] for soil in record.prompt[0].content.split()]
         answers = itertools.product(*beds)
         found.append(sum(len(set(a)) == len(a) for a in answers))
         taken = []
@@ -72,8 +88,8 @@ def test_prompts_have_many_answers_that_are_hard_to_find():
             free = [p for p in plants if p not in taken]
             taken.append(rng.choice(free or plants))
         by_luck.append(len(set(taken)) == len(taken))
-    assert min(found) >= 1 and sorted(found)[20] >= 8
-    assert 0.2 < sum(by_luck) / 40 < 0.75
+    assert min(found) >= 1 and sorted(found)[20] >= 20
+    assert 0.2 < sum(by_luck) / 40 < 0.7
 
 
 def test_preferences_say_what_is_better():
@@ -97,6 +113,7 @@ def test_splits_do_not_share_prompts():
 
 def test_another_seed_asks_other_things():
     assert GARDEN.prompts("test", 5) == Repair().prompts("test", 5) != Repair(1).prompts("test", 5)
+    assert GARDEN.plants != Repair(1).plants
 
 
 def test_one_layout_for_training_and_asking():
@@ -124,6 +141,5 @@ def test_a_model_reads_it_word_by_word():
 def test_bad_input():
     with pytest.raises(UserError, match="beds=99"):
         Repair(beds=99)
-    for text in ("Tell me", "first: Oak second: Elm Fir third: Ivy", "first: Oak second: Elm"):
-        with pytest.raises(UserError, match="not of the world"):
-            right("Oak", text)
+    with pytest.raises(UserError, match=r"asks for \['Tell'"):
+        parts_of(asked("Tell me"), "Oak")
