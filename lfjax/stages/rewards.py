@@ -6,10 +6,10 @@ responses, k responses to a prompt, g prompts.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from ml_collections import ConfigDict
 
 from lfjax.data.records import Feedback, Record
 from lfjax.errors import UserError
@@ -40,8 +40,8 @@ class Source:
     compares: bool = False
 
 
-def reward_inputs(blocks: dict[str, Any]) -> dict[str, str]:
-    """What sources read, by role: `reward/NAME`.
+def reward_inputs(blocks: ConfigDict) -> dict[str, str]:
+    """What sources, settings by name, read, by role: `reward/NAME`.
 
     Raises: UserError for a source that is not exactly one of `KINDS`.
     """

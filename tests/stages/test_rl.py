@@ -2,6 +2,8 @@
 are killed."""
 
 import json
+import re
+import shutil
 import subprocess
 import time
 
@@ -13,10 +15,15 @@ from safetensors.numpy import load_file
 
 from lfjax.data.records import Record
 from lfjax.data.tokenize import load_tokenizer
+from lfjax.errors import UserError
+from lfjax.models.config import ModelConfig, read_hf_config
 from lfjax.models.decoder import Decoder
+from lfjax.models.scalar import head_files
+from lfjax.stages.run import run_recipe
 from tests.conftest import ROOT
 from tests.models_of import load_model
 from tests.stages.bandit import BETA, PROMPTS, SPECIAL, VALUES, WORDS
+from tests.stages.bandit import get_config as bandit_config
 from tests.stages.conftest import command, environment, run_main
 
 CONFIG = "tests/stages/bandit.py"
@@ -181,6 +188,7 @@ def test_killed_in_the_middle_of_a_step(short, tmp_path, step, save):
     assert records(tmp_path / "rl" / "records.jsonl") == records(short[0] / "rl" / "records.jsonl")
 
 
+@pytest.mark.slow
 def test_several_devices(short, tmp_path):
     """A mesh of four: the first step is the same up to rounding."""
     done(tmp_path, "short", "--cpu_devices=4", "--config.mesh.fsdp=4")
@@ -203,29 +211,63 @@ def test_a_reward_that_is_no_number(tmp_path):
 # --- mistakes ---------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A workdir with the stage before."""
+    workdir = tmp_path_factory.mktemp("world")
+    c = bandit_config("short")
+    c.order = ("world",)
+    run_recipe(c, str(workdir))
+    return workdir
+
+
 @pytest.mark.parametrize(
-    "flags, said",
+    "changed, said",
     [
-        (["samples=1"], "samples=1"),
-        (["mini_batches=4"], "does not divide the 6 prompts"),
-        (["temperature=0"], "temperature=0"),
-        (["max_new_tokens=64"], "max_new_tokens=64"),
-        (["options.kl_in=reward"], "loss or both"),
-        (["reference=('best',)"], "rejected, chosen, response"),
-        (["reference=('chosen',)"], "holds no preference"),
-        (["max_reference_tokens=0"], "18 references too long"),
-        (["rewards.value.model=world/model"], "model and rule is set"),
-        (["rewards.value.rule=", "rewards.value.model=world/model"], "score.safetensors"),
-        (["rewards.value.rule=tests.stages.bandit:valve"], "value"),
-        (["rewards.value.spread=0.0"], "spread=0.0"),
-        (["estimator=ppo"], "rloo"),
-        (["lora.rank=2", "lora.dropout=0.1"], "lora.dropout"),
-        (["kl_to=/nowhere"], "/nowhere"),
-        (["total_steps=0"], "total_steps"),
+        ({"samples": 1}, "samples=1"),
+        ({"mini_batches": 4}, "does not divide the 6 prompts"),
+        ({"temperature": 0.0}, "temperature=0"),
+        ({"max_new_tokens": 64}, "max_new_tokens=64"),
+        ({"options.kl_in": "reward"}, "loss or both"),
+        ({"reference": ("best",)}, "rejected, chosen, response"),
+        ({"reference": ("chosen",)}, "holds no preference"),
+        ({"max_reference_tokens": 0}, "18 references too long"),
+        ({"rewards.value.model": "world/model"}, "model and rule is set"),
+        ({"rewards.value.rule": "", "rewards.value.model": "world/model"}, "score.safetensors"),
+        ({"rewards.value.rule": "tests.stages.bandit:valve"}, "value"),
+        ({"rewards.value.spread": 0.0}, "spread=0.0"),
+        ({"estimator": "ppo"}, "rloo"),
+        ({"lora.rank": 2, "lora.dropout": 0.1}, "lora.dropout"),
+        ({"total_steps": 0}, "total_steps"),
     ],
-    ids=lambda x: x[0].partition("=")[0] if isinstance(x, list) else None,
+    ids=lambda x: next(iter(x)) if isinstance(x, dict) else "",
 )
-def test_mistakes(tmp_path, flags, said):
-    flags = [f"--config.stages.rl.{flag}" for flag in flags]
-    assert said in told(run(tmp_path, "short", *flags))
-    assert not (tmp_path / "rl" / "stage.json").exists()
+def test_mistakes(world, changed, said):
+    """Each is told before the stage begins."""
+    c = bandit_config("short")
+    c.stages.rl.update_from_flattened_dict(changed)
+    with pytest.raises(UserError, match=re.escape(said)):
+        run_recipe(c, str(world))
+    assert not (world / "rl" / "stage.json").exists()
+
+
+def test_other_tokens(world, tmp_path):
+    """Of the reference, or of a reward model: it could not read what the policy writes."""
+    other = tmp_path / "other"
+    shutil.copytree(world / "world" / "model", other)
+    text = (other / "tokenizer.json").read_text()
+    (other / "tokenizer.json").write_text(text.replace('"hen"', '"hex"'))
+    shape = ModelConfig.from_hf(read_hf_config(str(other)), "other")
+    head = {"kernel": np.zeros(shape.d_model, np.float32)}
+    for name, content in head_files(head, {"kind": "reward", "offset": 0.0, "spread": 1.0}).items():
+        (other / name).write_bytes(content)
+    c = bandit_config("short")
+    for path, said in ((str(other), "one vocabulary"), ("/nowhere", "/nowhere")):
+        del c.stages.rl.kl_to
+        c.stages.rl.kl_to = path
+        with pytest.raises(UserError, match=said):
+            run_recipe(c, str(world))
+    c = bandit_config("short")
+    c.stages.rl.rewards.value.update(rule="", model=str(other))
+    with pytest.raises(UserError, match="its tokenizer is not that of"):
+        run_recipe(c, str(world))
