@@ -50,6 +50,7 @@ FEEDBACK = {  # what is said of the same answers: options of the oracle
 }
 ARMS = {  # method, what it learns from, whose settings
     "cut": ("cut", "judged", "cut"),
+    "cut_paper": ("cut", "judged", "paper"),
     "placebo": ("cut", "misjudged", "cut"),
     "shuffled": ("cut", "shuffled", "cut"),
     "flawed_only": ("cut", "flawed", "cut"),
@@ -72,7 +73,16 @@ GRID = {  # method -> learning rates, and the values of one option of its own
     "best_of_n": ((2e-4, 4e-4, 8e-4), "total_steps", (32, 63, 126)),
     "dpo": ((3e-4, 6e-4, 1.2e-3), "beta", (0.1, 0.3, 1.0)),
 }
-TUNED = {name: {} for name in GRID}  # the best of the grid
+TUNED = {  # the best of the grid by what is right, sampled: mean of seen, unseen and clean words
+    "cut": dict(learning_rate=8e-4, threshold=1.5),
+    "paper": dict(learning_rate=4e-4, threshold=1.1, alpha=1.0),  # the authors', online
+    "unlikelihood": dict(learning_rate=1e-4, alpha=0.1),
+    "hindsight": dict(learning_rate=8e-4, total_steps=63),
+    "forward": dict(learning_rate=2e-4, total_steps=32),
+    "ilf": dict(learning_rate=8e-4, total_steps=126),
+    "best_of_n": dict(learning_rate=2e-4, total_steps=32),
+    "dpo": dict(learning_rate=6e-4, beta=1.0),
+}
 
 
 def get_config(arg="claims"):
