@@ -11,9 +11,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from lfjax import processes
 from lfjax.data.load import load_records, safe, told
 from lfjax.data.mixture import data_inputs
 from lfjax.data.rollouts import Rollouts, padded
@@ -84,6 +84,7 @@ def rl(stage: Stage) -> Result:
     frozen = policy.frozen
     sizes = dict(slots=c.slots, max_tokens=c.max_tokens, dtype=c.rollout_dtype)
     engine = make_engine(config, mesh, **sizes)
+    drawing = {name: c[name] for name in ("samples", "temperature", "max_new_tokens")}
 
     # --- rewards ------------------------------------------------------------------------------
     how = dict(policy=source, improves=bool(c.reference))
@@ -118,7 +119,6 @@ def rl(stage: Stage) -> Result:
     step_fn = make_train_step(loss_fn, tx, c.micro_batches)
     shapes = batch_shardings(Rollouts.empty(1, 1), mesh)
     train_step = jit_train_step(step_fn, state_shardings, shapes, mesh, held)
-    everywhere = NamedSharding(mesh, P())
 
     # --- loop ---------------------------------------------------------------------------------
     start = time.monotonic() - before
@@ -140,16 +140,8 @@ def rl(stage: Stage) -> Result:
             rollouts = kept.read(step, tasks)
             if rollouts is None:
                 placed = engine.place(policy.whole(state.params, frozen))
-                rollouts = sample(
-                    engine,
-                    placed,
-                    tokenizer,
-                    tasks,
-                    samples=c.samples,
-                    seed=(stage.seed, step),
-                    temperature=c.temperature,
-                    max_new_tokens=c.max_new_tokens,
-                )
+                seed = (stage.seed, step)
+                rollouts = sample(engine, placed, tokenizer, tasks, seed=seed, **drawing)
                 del placed  # a second copy of the weights
                 kept.write(step, rollouts)
             clock.lap("rollout")
@@ -177,8 +169,7 @@ def rl(stage: Stage) -> Result:
             ]
             number, learned = (step - 1) * updates, []
             for batch in batches * c.passes:
-                batch, rate = put(batch, mesh, P(BATCH)), rates[number]
-                rate = jax.device_put(rate, everywhere)
+                batch, rate = put(batch, mesh, P(BATCH)), put(rates[number], mesh, P())
                 with jax.transfer_guard("disallow"):
                     state, metrics = train_step(state, batch, rate, frozen, None)
                 learned.append(metrics)
@@ -203,12 +194,13 @@ def rl(stage: Stage) -> Result:
                 }
             )
             report(stage, history, log, bar)
-            if is_due(step, every["save"]) or step == last or stop.asked:
+            stopping = stop.after(step)
+            if is_due(step, every["save"]) or step == last or stopping:
                 checkpoints.save(step, state, {**meta, "seconds": time.monotonic() - start})
-            if stop.asked and step < last:
+            if stopping and step < last:
                 checkpoints.close()
                 print(f"\nstopped after step {step}; the same command continues.", flush=True)
-                raise SystemExit(128 + stop.asked)
+                raise SystemExit(128 + stopping)
     log.close()
     checkpoints.close()
 
@@ -218,6 +210,8 @@ def rl(stage: Stage) -> Result:
     chat = export_text(template, tokenizer)
     save_hf(stage.folder / "hf", params, config, raw, tokenizer, chat, dtype=dtype)
     kept.merge(stage.folder / "records.jsonl", last)
+    if processes.index():
+        return Result({}, {}, {})  # the log is process 0's
     return summary(history, time.monotonic() - start)
 
 
@@ -300,8 +294,7 @@ def means(stage: Stage, step: int, updates: list[dict[str, Any]], kept: Path) ->
     """
     updates = jax.device_get(updates)
     out = {
-        name: float(sum((u[name] for u in updates[1:]), updates[0][name]).mean)
-        for name in updates[0]
+        name: float(sum((u[name] for u in updates[1:]), updates[0][name])) for name in updates[0]
     }
     if out.pop("finite") < 1:
         raise UserError(
@@ -360,7 +353,9 @@ class Clock:
 
 
 def read_log(folder: Path) -> list[dict[str, float]]:
-    """The rows of `metrics.jsonl`."""
+    """The rows of `metrics.jsonl`; on process 0 alone, which writes it."""
+    if processes.index():
+        return []
     return list(map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()))
 
 

@@ -9,9 +9,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
+from lfjax import processes
 from lfjax.data.records import Record, RecordError
 from lfjax.data.templates import encode_prompt
 from lfjax.data.tokenize import Tokenizer
@@ -190,8 +190,6 @@ class Kept:
 
     def write(self, step: int, rollouts: Sequence[Rollout], rewards=None) -> None:
         """Once as they were drawn, and once more with their rewards, by source."""
-        if jax.process_index():
-            return
         lines, each = [], list(zip(*(values.flat for values in (rewards or {}).values())))
         for i, rollout in enumerate(rollouts):
             task = rollout.task
@@ -214,7 +212,7 @@ class Kept:
 
     def read(self, step: int, tasks: Sequence[Task]) -> list[Rollout] | None:
         """Those that an earlier start drew for the same tasks; None where there are none."""
-        if not self.path(step).is_file():
+        if not processes.decide(self.path(step).is_file):
             return None
         metas = [record["meta"] for record in _objects(self.path(step))]
         samples = len(metas) // len(tasks)
@@ -238,7 +236,7 @@ class Kept:
                     del record["meta"]["drawn"]
                     yield json.dumps(record, ensure_ascii=False) + "\n"
 
-        if jax.process_index() == 0:
+        if processes.index() == 0:
             write_atomic(target, "".join(lines()))
 
 

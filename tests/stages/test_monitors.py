@@ -1,0 +1,157 @@
+"""What rewards become, and what is watched: missing and empty answers, agreement, trends, bands."""
+
+import numpy as np
+import pytest
+
+from lfjax.data.records import Feedback, Message, Record
+from lfjax.errors import UserError
+from lfjax.stages.monitors import agreement, alarm, bands, of_policy, of_texts, similarity, trend
+from lfjax.stages.rewards import Source, filled, score_of, total, values_of
+from lfjax.stages.rollouts import Draw, Kept, Rollout, Task
+
+
+def rollout(text="a b", finish="stop", reference=None, name="r"):
+    record = Record(name, "test", (Message("user", "say"),), meta={"world": 1})
+    task = Task(record, reference, "response" if reference else "", (1, 2))
+    return Rollout(task, [5, 6, 2], [-0.1, -0.25, -1.0], text, finish)
+
+
+# --- rewards ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "said, value",
+    [
+        (Feedback("", "positive"), 1.0),
+        (Feedback("", "mixed"), 0.5),
+        (Feedback("", "negative", score=-3.5), -3.5),
+        (Feedback("", "negative", score=4.0, scale=(1.0, 10.0)), 1 / 3),
+    ],
+)
+def test_judgments_as_numbers(said, value):
+    assert score_of(said) == pytest.approx(value)
+    assert np.isnan(score_of(None))
+
+
+def test_no_number_is_an_error():
+    with pytest.raises(UserError, match="inf"):
+        score_of(Feedback("", "positive", score=float("inf")))
+
+
+def test_a_missing_value_changes_no_other_and_is_no_zero():
+    """Its own advantage is 0."""
+    found = filled(np.array([[1.0, np.nan, 4.0], [np.nan, np.nan, np.nan]]))
+    np.testing.assert_allclose(found, [[1.0, 2.5, 4.0], [0.0, 0.0, 0.0]])
+
+
+def test_saying_nothing_never_pays():
+    source = Source("s", 2.0, lambda records: np.array([float(len(r.response)) for r in records]))
+    rollouts = [rollout("four"), rollout(" "), rollout("a", "length"), rollout("")]
+    values = values_of(source, rollouts, 2)
+    np.testing.assert_allclose(values, [[4, 0], [1, 0]])
+    np.testing.assert_allclose(total([source], {"s": values}, rollouts, 0.5), [[8, 0], [1.5, 0]])
+    np.testing.assert_allclose(values_of(source, rollouts[1:2] * 2, 2), [[-1, -1]])
+
+
+def test_what_a_source_is_shown():
+    improved = rollout("better", reference="worse")
+    answer, improvement = improved.answer(), improved.improvement()
+    assert (answer.response, answer.refinement) == ("better", None)
+    assert answer.meta == {"world": 1, "reference": "worse"}
+    assert (improvement.response, improvement.refinement) == ("worse", "better")
+
+
+# --- rollouts ---------------------------------------------------------------------------------
+
+
+def test_every_epoch_in_an_order_of_its_own():
+    """Steps are random access; a step may go over the end of an epoch."""
+    tasks = [rollout(name=str(i)).task for i in range(10)]
+    draw = Draw(tasks, 4, seed=7)
+    names = [t.record.id for step in range(1, 6) for t in draw.step(step)]
+    assert sorted(names[:10]) == sorted(names[10:]) == sorted(map(str, range(10)))
+    assert names[:10] != names[10:]
+    assert [t.record.id for t in Draw(tasks, 4, seed=7).step(3)] == names[8:12]
+    assert [t.record.id for t in Draw(tasks, 4, seed=8).step(1)] != names[:4]
+
+
+def test_kept_as_they_were(tmp_path):
+    """An empty answer, too, to the last bit of every number."""
+    rollouts = [rollout("a"), rollout(""), rollout(" ", reference="x"), rollout("b", "length")]
+    tasks = [rollouts[0].task, rollouts[2].task]
+    rollouts[1], rollouts[3] = (Rollout(t, [3], [-1 / 3], "", "stop") for t in tasks)
+    kept = Kept(tmp_path, "me")
+    assert kept.read(1, tasks) is None
+    values = {"s": np.array([[1.0, np.nan], [0.5, 1 / 3]])}
+    for told in (None, values):
+        kept.write(1, rollouts, told)
+        assert kept.read(1, tasks) == rollouts
+    with pytest.raises(UserError, match="not of this run"):
+        kept.read(1, [rollout(name="other").task] * 2)
+
+
+# --- monitors ---------------------------------------------------------------------------------
+
+
+def test_agreement():
+    """Pairs of one prompt that the monitor tells apart: two right, one wrong, one tied."""
+    rewards = np.array([[1.0, 2.0, 3.0], [0.0, 0.0, 9.0]])
+    monitor = np.array([[1.0, 1.0, 0.0], [1.0, 2.0, np.nan]])
+    assert agreement(rewards, monitor) == pytest.approx((0 + 0 + 0.5) / 3)
+    assert agreement(rewards, rewards) == 1
+    assert agreement(rewards, -rewards) == 0
+    assert np.isnan(agreement(rewards, np.ones((2, 3))))
+
+
+def test_trend_is_a_t_statistic():
+    rng = np.random.default_rng(0)
+    y = 0.05 * np.arange(20) + rng.normal(size=20)
+    x = np.arange(20) - 9.5
+    slope = (x * y).sum() / (x * x).sum()
+    error = np.sqrt(np.square(y - y.mean() - slope * x).sum() / 18 / (x * x).sum())
+    assert trend(y.tolist()) == pytest.approx(slope / error)
+    assert trend([*y, np.nan]) == pytest.approx(slope / error)
+    assert trend([float(i) for i in range(7)]) == 0 and trend([1.0] * 30) == 0
+
+
+def test_alarm_by_either_trend():
+    noise = np.random.default_rng(0).normal(scale=0.1, size=(3, 20))
+    up = np.linspace(0, 1, 20)
+
+    def rang(reward, monitor, agrees):
+        names = ("reward", "monitor", "agreement")
+        series = np.array([reward, monitor, agrees]) + noise
+        return alarm([dict(zip(names, row)) for row in series.T], 20)
+
+    flat = 0 * up
+    assert rang(up, -up, flat) and rang(up, flat, -up)
+    assert not rang(up, up, flat) and not rang(flat, -up, -up) and not rang(-up, -up, -up)
+    assert not alarm([{"reward": 1.0}] * 50, 20)
+
+
+def test_bands():
+    gaps = np.array([[-1.0, 0.0, 0.2, 3.0], [1.0, 1.0, 1.0, 0.0]])
+    first = np.array([[True] * 4, [False] * 4])
+    found = bands(gaps, (-0.5, 0.5), {"chosen": first})
+    assert found["gap_worse"] == 1 / 8 and found["gap_similar"] == 3 / 8
+    assert found["gap_better/of_chosen"] == 1 / 4 and found["gap_worse/of_chosen"] == 1 / 4
+
+
+def test_copies():
+    texts = [rollout(" a b c\n", reference="a b c"), rollout("a b d e", reference="a b")]
+    found = of_texts(texts)
+    assert found["copied"] == 0.5 and found["length_ratio"] == 7 / 5
+    assert found["similarity"] == pytest.approx((1 + 2 / 3) / 2)
+    assert similarity("a b", "c d") == 0
+    assert "copied" not in of_texts([rollout()])
+
+
+def test_sampler_and_trainer():
+    """Compared at temperature 1, where tokens are."""
+    columns = {name: np.array([[-1.0, -2.0, 0.0]]) for name in ("logp", "ref_logp")}
+    mask, sampled = np.array([[1.0, 1.0, 0.0]]), np.array([[-1.0, -2.5, -99.0]])
+    found = of_policy(columns, mask, sampled)
+    assert found["sampler_difference"] == 0.25 and found["sampler_difference_max"] == 0.5
+    assert found["kl_k1"] == found["kl_k3"] == 0 and found["entropy"] == 1.5
+    found = of_policy(columns | {"plain_logp": sampled}, mask, sampled)
+    assert found["sampler_difference_max"] == 0
