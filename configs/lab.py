@@ -9,7 +9,9 @@ the end of what is printed, and in runs/lab/report/index.html. Minutes on two CP
 pretrained model is kept for later runs, in other folders too.
 
 cut       the above
-smoke     the same with next to no data, for tests
+limits    where CUT fails: judgments that name one fault, two, three or all, random lines in their
+          place, praise, and other thresholds; docs/when_cut_fails.md
+smoke     the first with next to no data, for tests
 """
 
 from ml_collections import ConfigDict
@@ -149,9 +151,35 @@ def lab(*, pretraining=32000, feedback=1000, evaluated=60, settings=None):
     return recipe(c, **stages)
 
 
+def limits():
+    """CUT on the same answers, judged in different ways; `random_…` are the placebos."""
+    c = first_config()
+    kinds = {"judged": {"kind": "all"}, "random_all": {"kind": "random"}}
+    for names in (1, 2, 3):
+        kinds[f"some{names}"] = {"kind": "some", "names": names}
+        kinds[f"random{names}"] = {"kind": "random", "names": names}
+    kinds |= {"praise": {"kind": "praise"}, "flawed": {"kind": "flawed"}}
+    arms = {f"cut_{kind}": ("cut", kind, {}) for kind in kinds}
+    for threshold in (1.01, 1.5, 2.0, 3.0):
+        name = f"cut_lambda{threshold:g}".replace(".", "p")
+        arms[name] = ("cut", "judged", dict(threshold=threshold))
+    arms["cut_praise_lambda3"] = ("cut", "praise", dict(threshold=3.0))
+    stages = beginning(c, pretraining=32000, feedback=1000, evaluated=60, kinds=kinds)
+    for kind in ("some1", "random_all", "praise"):
+        data = of_stage(c.data, kind)
+        stages[f"blame_{kind}"] = detect(data=data, init="base", **BLAMED)
+    stages |= aligned(c, arms)
+    systems = ("base", *arms)
+    for how, temperature in DECODED.items():
+        stages |= answered(c, systems, "world/test", temperature, suffix=f"_{how}")
+        sources = {name: f"{name}_{how}" for name in systems}
+        stages[how] = evaluate("truth", systems=sources, data=c.data, on_missing="empty")
+    return recipe(c, **stages)
+
+
 def smoke():
     few = dict(total_epochs=0.0, total_steps=4, batch_rows=2)
     return lab(pretraining=6000, feedback=24, evaluated=4, settings=few)
 
 
-VARIANTS = {"cut": lab, "smoke": smoke}
+VARIANTS = {"cut": lab, "limits": limits, "smoke": smoke}
