@@ -52,7 +52,7 @@ ARMS = {  # method, what it learns from, whose settings
     "cut": ("cut", "judged", "cut"),
     "cut_paper": ("cut", "judged", "paper"),
     "placebo": ("cut", "misjudged", "cut"),
-    "shuffled": ("cut", "shuffled", "cut"),
+    "shuffled": ("cut", "exchanged", "cut"),
     "flawed_only": ("cut", "flawed", "cut"),
     "score_as_text": ("cut", "scored", "cut"),
     "unlikelihood": ("unlikelihood", "judged", "unlikelihood"),
@@ -95,7 +95,7 @@ def feedback_stages(c, before, world, sizes, budgets=()):
     """Answers and what was said of them, for all arms; the same for the first prompts of fewer."""
     stages = beginning(c, **sizes, kinds=FEEDBACK, world=world, before=before)
     judged = of_stage(c.data, f"{before}judged")
-    stages[f"{before}shuffled"] = filter_("shuffled", data=judged)
+    stages[f"{before}exchanged"] = filter_("shuffled", data=judged)
     stages[f"{before}improved"] = filter_("improved", data=judged, kind="all")
     for size in budgets:
         own = f"{before}{size}_"
