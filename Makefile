@@ -1,11 +1,11 @@
-# make demo: the main job on the shipped data. make test: all tests. Each makes its environment.
+# make demo: the lab, from pretraining to report. make test: all tests. Each makes its environment.
 PYTHON ?= python3
 BIN := .venv/bin
 
 .PHONY: demo test quick lint clean
 
 demo: .venv/.core
-	$(BIN)/python -m lfjax.main --config configs/cut.py:tiny --workdir runs/demo
+	$(BIN)/python -m lfjax.main --config configs/lab.py --workdir runs/lab
 
 test: .venv/.test lint
 	$(BIN)/python -m pytest -n 2

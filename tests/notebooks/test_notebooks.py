@@ -59,3 +59,13 @@ def test_your_data(stories, iter1, tmp_path, monkeypatch):
     assert "image/png" in shown and "iframe" in shown
     assert "tokens/s" in shown and "chat_template.jinja" in shown
     assert (tmp_path / "run" / "cut" / "hf" / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_lab_tour(tmp_path, monkeypatch):
+    run = tmp_path / "lab"
+    shown = execute(
+        "lab_tour.ipynb", {"LFJAX_LAB": "smoke", "LFJAX_WORKDIR": str(run)}, monkeypatch
+    )
+    assert shown.count("image/png") == 2 and "iframe" in shown and "precision of blame" in shown
+    assert (run / "report" / "index.html").is_file()
