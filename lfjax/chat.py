@@ -4,6 +4,9 @@
 
 Answers appear as they are drawn, with their speed after them. An empty line or Ctrl-D ends the
 conversation, /new begins another, Ctrl-C stops an answer. --prompt TEXT asks once and ends.
+
+--self_refine is for models trained with SRT: the model answers, says what is weak about its answer
+and refines it; all three are shown, and the refinement is what the conversation goes on with.
 """
 
 import os
@@ -28,6 +31,8 @@ MIN_P = flags.DEFINE_float("min_p", 0.0, "Leave out what is so much less likely 
 PENALTY = flags.DEFINE_float("repetition_penalty", 1.0, "Above 1, tokens seen become less likely.")
 NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", 512, "Of one answer.", 1)
 TOKENS = flags.DEFINE_integer("max_tokens", 2048, "Of the whole conversation.", 2)
+SELF_REFINE = flags.DEFINE_bool("self_refine", False, "Show answer, feedback and refinement.")
+REFINE_TOKENS = flags.DEFINE_integer("refine_tokens", 2048, "Of feedback and refinement.", 1)
 SEED = flags.DEFINE_integer("seed", 0, "Of the draws.")
 DTYPE = flags.DEFINE_string("dtype", "float32", "Of weights and activations, or bfloat16.")
 
@@ -37,6 +42,7 @@ def main(argv) -> None:
     if MODEL.value is None:
         raise UserError("--model DIRECTORY_OR_HUB_ID is needed.")
     from lfjax.data.records import Message
+    from lfjax.data.self_refine import STOP
     from lfjax.generation.rules import Sampling
     from lfjax.generation.speaker import open_speaker
     from lfjax.models.hf import resolve_model
@@ -68,11 +74,18 @@ def main(argv) -> None:
             said = list(first)
             continue
         said.append(Message("user", text))
+        stop = (STOP,) if SELF_REFINE.value else ()
         request = speaker.request(
-            said, max_new_tokens=NEW_TOKENS.value, sampling=rules, seed=(SEED.value, turn)
+            said,
+            max_new_tokens=NEW_TOKENS.value,
+            sampling=rules,
+            seed=(SEED.value, turn),
+            stop=stop,
         )
         try:
             answer = show(speaker, request)
+            if SELF_REFINE.value and answer.strip():
+                answer = refine(speaker, said, answer)
         except UserError as error:  # a conversation that has become too long
             if PROMPT.value is not None:
                 raise
@@ -91,6 +104,24 @@ def ask() -> str:
         return input("\n> " if sys.stdin.isatty() else "").strip()
     except (EOFError, KeyboardInterrupt):
         return ""
+
+
+def refine(speaker, said, answer: str) -> str:
+    """Print the model's feedback on its answer and its refinement as they come; the refinement, or
+    the answer where it cannot be read."""
+    from lfjax.data.self_refine import STOP, begun
+    from lfjax.generation.rules import GREEDY
+    from lfjax.judges.parsing import Missing, own_critique
+
+    print(f"\n{STOP}")
+    request = speaker.request(
+        said, begin=begun(answer), max_new_tokens=REFINE_TOKENS.value, sampling=GREEDY
+    )
+    found = own_critique(show(speaker, request))
+    if isinstance(found, Missing):
+        print(f"(not read as a refinement: {found.reason}; the answer stays)", file=sys.stderr)
+        return answer
+    return found.refinement
 
 
 def show(speaker, request) -> str:

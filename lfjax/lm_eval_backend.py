@@ -23,13 +23,15 @@ from jaxtyping import Array, Float, Int
 from lfjax.data.plan import make_plan, rows_of
 from lfjax.data.records import Message
 from lfjax.data.rows import Rows, Segment, Unit, span
+from lfjax.data.self_refine import STOP, begun
 from lfjax.data.templates import render_prompt, speaking, template_text
-from lfjax.data.tokenize import load_tokenizer
+from lfjax.data.tokenize import encode_pieces, load_tokenizer
 from lfjax.data.views import Role
 from lfjax.errors import UserError, nearest
 from lfjax.generation.engine import make_engine
-from lfjax.generation.rules import Sampling
+from lfjax.generation.rules import GREEDY, Sampling
 from lfjax.generation.scheduler import Request, generate
+from lfjax.judges.parsing import Missing, own_critique
 from lfjax.losses.logprobs import token_logprobs
 from lfjax.models.config import ModelConfig, read_hf_config
 from lfjax.models.decoder import Decoder, abstract_params, dtype_of
@@ -64,6 +66,10 @@ class LfjaxLM(TemplateLM):
       batch_size: rows that each device scores at once; a row holds many short texts.
       slots: texts that are continued at once.
       template: of --apply_chat_template: own (the model's), or as `data.template`.
+      self_refine: for models trained with SRT, generated answers are refined by the model's own
+        feedback, and the refinement alone is what the task reads; where it cannot be read, the
+        first answer is, and counted. The task's stop texts and limit are for what it reads.
+      refine_tokens: at most, of the first answer, and of feedback and refinement together.
 
     Raises: UserError for arguments or a directory that make no sense.
     """
@@ -76,12 +82,15 @@ class LfjaxLM(TemplateLM):
         batch_size: int | str | None = 1,
         slots: int = 32,
         template: str = "own",
+        self_refine: bool | str = False,
+        refine_tokens: int = 2048,
         max_batch_size: Any = None,
         device: Any = None,
         **unknown: Any,
     ):
         super().__init__()
         known = ("path", "dtype", "max_tokens", "batch_size", "slots", "template")
+        known += ("self_refine", "refine_tokens")
         if unknown or not path:
             what = f"unknown '{next(iter(unknown))}'" if unknown else "path is not set"
             raise UserError(f"model_args: {what}. {nearest(next(iter(unknown), 'path'), known)}")
@@ -94,6 +103,8 @@ class LfjaxLM(TemplateLM):
                 f"{self.config.vocab_size}. Is it this model's tokenizer?"
             )
         self.dtype, self.template = dtype, template
+        self.self_refine = str(self_refine).lower() in ("true", "1")
+        self.refine_tokens = int(refine_tokens)
         self.max_tokens = int(max_tokens) or self.config.max_positions
         self.mesh = make_mesh({"fsdp": -1})
         shards = axis_size(self.mesh, BATCH)
@@ -183,11 +194,35 @@ class LfjaxLM(TemplateLM):
         return out.tolist()
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        """Continuations, up to the first of the texts in `until`."""
-        engine, params = self.engine
+        """Continuations, up to the first of the texts in `until`; of a model that refines, of its
+        refinements."""
         asked = [self.request(*r.args, index=i) for i, r in enumerate(requests)]
+        if not self.self_refine:
+            return self.continued("lm_eval: texts", asked)
+        limit = self.refine_tokens
+        longer = [
+            self.request(r.args[0], {**r.args[1], "max_gen_toks": limit, "until": [STOP]}, index=i)
+            for i, r in enumerate(requests)
+        ]
+        first = self.continued("lm_eval: answers", longer)
+        begun_turns = [
+            encode_pieces(self.words, r.args[0], begun(y)) for r, y in zip(requests, first)
+        ]
+        again = [
+            Request(ids[-(self.max_tokens - limit) :], limit, GREEDY, stop_ids=self.stop_ids)
+            for ids, _ in begun_turns
+        ]
+        said = [own_critique(t) for t in self.continued("lm_eval: refinements", again)]
+        unread = sum(isinstance(s, Missing) for s in said)
+        print(f"lfjax: {unread} of {len(said)} refinements not read; the first answer is scored.")
+        texts = [y if isinstance(s, Missing) else s.refinement for s, y in zip(said, first)]
+        return [_until(text, r.stop) for text, r in zip(texts, asked)]
+
+    def continued(self, title: str, asked: Sequence[Request]) -> list[str]:
+        """The text of each request's completion."""
+        engine, params = self.engine
         out = [""] * len(asked)
-        with progress("lm_eval: texts", done=0, total=len(asked), unit="text") as bar:
+        with progress(title, done=0, total=len(asked), unit="text") as bar:
             for i, done in generate(engine, params, asked, self.words):
                 out[i] = done.text
                 bar.update(1)
@@ -282,6 +317,11 @@ class LfjaxLM(TemplateLM):
         except UserError:
             turn = self.words.eos
         return tuple({self.words.eos, turn})
+
+
+def _until(text: str, stops: Sequence[str]) -> str:
+    """The text before the first of the stop texts."""
+    return text[: min((at for s in stops if (at := text.find(s)) >= 0), default=len(text))]
 
 
 def likeliest(hidden: Float[Array, "b t d"], head: Float[Array, "v d"]) -> Int[Array, "b t"]:

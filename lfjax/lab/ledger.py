@@ -5,10 +5,10 @@ last digit counts. A small model that has to say it at once often cannot; adding
 can. The critic does just that for every account, line by line, marks the totals that are wrong,
 advises what to write for one or two of them, and its improved response repairs exactly those:
 
-    a 3 5 2          a 0          Weaknesses:           a 0
-    b 4 4 0          b 8          a 3 8 0 right         b 8
-    c 9 2 6          c 5          b 4 8 8 right         c 7
-                                  c 9 1 7 wrong
+    a 3 5 2          a 0          Weaknesses:              a 0
+    b 4 4 0          b 8          a 3 8 0 said 0 right     b 8
+    c 9 2 6          c 5          b 4 8 8 said 8 right     c 7
+                                  c 9 1 7 said 5 wrong
                                   Advice:
                                   c 7
                                   Overall Score: [[7]]
@@ -32,9 +32,10 @@ SOURCE = "lfjax.lab.ledger"
 AUTHOR = "oracle"
 NAMES = tuple("abcdefgh")
 BASE = 10  # totals are last digits
-WORK = "work"  # asks for the running totals
+WORK = "work"  # asks for running totals
+SAID, RIGHT, WRONG = "said", "right", "wrong"
 HEADS = ("Weaknesses:", "Advice:", "Overall", "Score:", "###", "Feedback", "Improved", "Response")
-WORDS = (WORK, "right", "wrong", "none", "answer:", "\n", "\n\n")
+WORDS = (WORK, SAID, RIGHT, WRONG, MISSING, "none", "answer:", "\n", "\n\n")
 MARKS = tuple(f"[[{n}]]" for n in range(1, 11))
 TEMPLATE = """\
 {%- for message in messages -%}
@@ -79,13 +80,18 @@ class Ledger:
     # --- records ------------------------------------------------------------------------------
 
     def pretraining(self, count: int) -> Iterator[Record]:
-        """Right answers, and as often the running totals that lead to them."""
+        """Right answers, and as often answers that are checked by running totals. How far away an
+        answer is from its check varies, so that models learn to find it anywhere."""
         rng = random.Random(f"pretraining/{self.seed}")
         for number in range(count):
             lines = self._lines(rng)
-            working = rng.random() < 0.5
-            prompt = _prompt(lines) + (f"\n{WORK}" if working else "")
-            response = _work(lines) if working else _answer(lines)
+            prompt, response = _prompt(lines), _answer(lines)
+            if rng.random() < 0.5:
+                wrong = [i for i in range(self.accounts) if rng.random() < 0.5]
+                given = _answer(lines, wrong, rng)
+                asked = " ".join([WORK] * rng.randint(1, 4))
+                response = _checked(lines, given)
+                prompt = f"{prompt}\nanswer:\n{given}\n\n{asked}"
             yield self._record(f"pretraining-{number:06d}", "pretraining", prompt, response)
 
     def prompts(self, split: str, count: int) -> list[Record]:
@@ -151,10 +157,8 @@ class Ledger:
         lines, parts = self._asked(record), self.parts(record, response)
         wrong = faults(parts)
         chosen = wrong[: self.names]
-        marks = ["wrong" if not p.right else "right" for p in parts]
-        worked = [f"{w} {mark}" for w, mark in zip(_work(lines).split("\n"), marks)]
         right = _answer(lines).split("\n")
-        weaknesses = "\n".join(worked)
+        weaknesses = _checked(lines, response)
         advice = "\n".join(right[p.index] for p in chosen if p.index < len(right)) or "none"
         mark = score(parts)
         text = f"Weaknesses:\n{weaknesses}\nAdvice:\n{advice}\nOverall Score: [[{mark}]]"
@@ -164,7 +168,7 @@ class Ledger:
         return Critique(said, self.repaired(record, response, chosen))
 
     def _asked(self, record: Record) -> list[list[int]]:
-        text = record.prompt[-1].content.removesuffix(f"\n{WORK}")
+        text = record.prompt[-1].content.partition("\nanswer:")[0]
         found = [line.split() for line in text.split("\n")]
         for name, line in itertools.zip_longest(NAMES[: self.accounts], found, fillvalue=None):
             if not line or line[0] != name or not all(re.fullmatch("[0-9]", t) for t in line[1:]):
@@ -188,9 +192,18 @@ def _answer(
     return "\n".join(f"{n} {t}" for n, t in zip(NAMES, totals))
 
 
-def _work(lines: list[list[int]]) -> str:
-    """Running totals."""
-    return _prompt([[t % BASE for t in itertools.accumulate(line)] for line in lines])
+def _checked(lines: list[list[int]], response: str) -> str:
+    """Running totals of every account, what the response says of it, and whether that is right."""
+    given = dict(enumerate(response.split("\n")))
+    out = []
+    for i, (name, line) in enumerate(zip(NAMES, lines)):
+        totals = [t % BASE for t in itertools.accumulate(line)]
+        said = given.get(i, "").split()
+        well = len(said) == 2 and said[0] == name and re.fullmatch("[0-9]", said[1])
+        told = said[1] if well else MISSING
+        mark = RIGHT if told == str(totals[-1]) else WRONG
+        out.append(" ".join([name, *map(str, totals), SAID, told, mark]))
+    return "\n".join(out)
 
 
 def _part(index: int, lines: list[list[int]], text: str, start: int) -> Part:

@@ -172,9 +172,9 @@ def answered(record: Record, sample: int, answer: Answer, name: str, c) -> Recor
     own = record.id
     if c.samples > 1:
         own, meta = f"{record.id}/{sample}", {**meta, "prompt_id": record.id, "sample": sample}
-    return Record(
-        own, record.source, record.prompt, answer.text, name, meta={**record.meta, **meta}
-    )
+    # What goes on with its feedback leaves blank lines before the text that it was cut at.
+    text = answer.text.rstrip() if c.stop or c.asks == "self_refine" else answer.text
+    return Record(own, record.source, record.prompt, text, name, meta={**record.meta, **meta})
 
 
 def in_order(made: list[Record], records: list[Record]) -> list[Record]:

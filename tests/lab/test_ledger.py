@@ -48,7 +48,9 @@ def test_the_critic_names_two_faults_and_repairs_exactly_these():
     """Without it a refinement repairs what nobody spoke of, or leaves what was named."""
     said = WORLD.critique(RECORD, "a 1\nb 1\nc 1")
     assert said.refinement == "a 0\nb 8\nc 1" and said.feedback.score == 1
-    assert said.feedback.weaknesses == "a 3 8 0 wrong\nb 4 8 8 wrong\nc 9 1 7 wrong"
+    assert said.feedback.weaknesses == (
+        "a 3 8 0 said 1 wrong\nb 4 8 8 said 1 wrong\nc 9 1 7 said 1 wrong"
+    )
     assert said.feedback.suggestions == "a 0\nb 8"
     again = WORLD.critique(RECORD, said.refinement)
     assert again.refinement == "a 0\nb 8\nc 7" and again.feedback.score == 7
@@ -78,10 +80,11 @@ def test_files(tmp_path):
     }
     for r in read["pretraining"]:
         if r.prompt[0].content.endswith("work"):
-            totals = [line.split() for line in r.response.split("\n")]
-            plain = replace(r, prompt=(replace(r.prompt[0], content=r.prompt[0].content[:-5]),))
-            answer = "\n".join(f"{t[0]} {t[-1]}" for t in totals)
-            assert right_share(parts_of(plain, answer)) == 1
+            for line in r.response.split("\n"):
+                *_, total, said, told, mark = line.split()
+                assert said == "said" and (total == told) == (mark == "right")
+            answer = "\n".join(f"{t[0]} {t[-4]}" for t in map(str.split, r.response.split("\n")))
+            assert right_share(parts_of(r, answer)) == 1
         else:
             assert right_share(parts_of(r, r.response)) == 1
     assert {split_of(r.prompt[0].content) for r in read["test"]} == {"test"}
