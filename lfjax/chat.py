@@ -15,6 +15,7 @@ import time
 
 from absl import flags
 
+from lfjax import processes
 from lfjax.errors import UserError
 from lfjax.main import run, start
 
@@ -41,6 +42,8 @@ def main(argv) -> None:
     start(argv)
     if MODEL.value is None:
         raise UserError("--model DIRECTORY_OR_HUB_ID is needed.")
+    if processes.count() > 1 and PROMPT.value is None:
+        raise UserError("a conversation needs one process; several can answer a --prompt.")
     from lfjax.data.records import Message
     from lfjax.data.self_refine import STOP
     from lfjax.generation.rules import Sampling

@@ -47,9 +47,13 @@ def join(start: Start | None, *, timeout_s: int) -> None:
 
     Without them after `timeout_s` the program ends with a message and status 2: jax itself would
     abort.
+
+    Raises: UserError where process 0 cannot listen.
     """
     if start is None:
         return
+    if start.index == 0 and start.coordinator:
+        _check_free(start.coordinator)
     import jax
 
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -70,15 +74,23 @@ def join(start: Start | None, *, timeout_s: int) -> None:
         if start.coordinator is None and start.by == "Cloud TPU":
             return  # a TPU without neighbours
         raise UserError(f"several processes ({start.by}): {error}") from None
-    except RuntimeError as error:  # jax's errors are of this kind
-        raise UserError(
-            f"several processes ({start.by}): process 0 cannot listen on {start.coordinator} "
-            f"({error}). Is its port taken?"
-        ) from None
     finally:
         timer.cancel()
     if processes.count() > 1:
         processes.watch()
+
+
+def _check_free(address: str) -> None:
+    """Raises: UserError where another program listens, at which jax would crash."""
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            s.bind(("", int(address.rpartition(":")[2])))
+        except OSError as error:
+            raise UserError(
+                f"--coordinator {address}: process 0 cannot listen on its port ({error.strerror}). "
+                "Is another run using it? Choose another."
+            ) from None
 
 
 def _give_up(start: Start, timeout_s: int) -> None:

@@ -48,7 +48,7 @@ class Group:
                     )
                 )
 
-    def wait(self, timeout: float = 300) -> list[int]:
+    def wait(self, timeout: float = 900) -> list[int]:
         """Statuses of all; none runs any more."""
         end = time.monotonic() + timeout
         try:
@@ -62,7 +62,7 @@ class Group:
                 process.kill()
             process.wait()
 
-    def wait_for(self, path, lines: int = 1, timeout: float = 200) -> None:
+    def wait_for(self, path, lines: int = 1, timeout: float = 600) -> None:
         """Until a file has so many lines; fails where the run ends before."""
         end = time.monotonic() + timeout
         while not path.is_file() or path.read_text().count("\n") < lines:

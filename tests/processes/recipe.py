@@ -16,7 +16,7 @@ def get_config(arg="together"):
     if arg == "adapters":
         c.data.heldout_examples = 8
         lora = dict(rank=2, dropout=0.1)
-        more = dict(lora=lora, total_steps=40, eval_steps=20, blame_records=4)
+        more = dict(lora=lora, total_steps=16, eval_steps=8, blame_records=4)
         return recipe(c, cut=train("cut", data=c.data, init=c.model, **SMALL, **more))
     answers = dict(examples=24, max_new_tokens=8, max_tokens=96, slots=8, per_host=arg == "host")
     rule = dict(rule="lfjax.judges.rules:length", rule_options=dict(at_least=5))
