@@ -189,6 +189,45 @@ def forest_plot(names: Sequence[str], intervals: Sequence[Interval], margins: Se
     return _svg(figure, "estimates of the claims")
 
 
+def stacked_plot(bars: dict[str, dict[str, int]], first: str, label: str) -> Markup:
+    """A row per name, made of its parts: `first`, then the largest others; the smallest are one."""
+    figure, axes = _figure(5.2, 0.9 + 0.3 * len(bars))
+    totals: dict[str, int] = {}
+    for parts in bars.values():
+        for part, n in parts.items():
+            totals[part] = totals.get(part, 0) + n
+    others = sorted((p for p in totals if p != first), key=lambda p: -totals[p])
+    shown = [first, *others[: TOGETHER - 2]]
+    left = [0] * len(bars)
+    for k, part in enumerate([*shown, "other reasons"]):
+        rest = [p for p in others if p not in shown] if k == len(shown) else [part]
+        widths = [sum(parts.get(p, 0) for p in rest) for parts in bars.values()]
+        if any(widths):
+            colour = f"#0d0d{k:02x}"
+            axes.barh(range(len(bars)), widths, left=left, color=colour, label=_label(part))
+        left = [a + b for a, b in zip(left, widths)]
+    axes.set_yticks(range(len(bars)), list(map(_label, bars)))
+    axes.invert_yaxis()
+    axes.set_xlabel("records")
+    axes.grid(axis="y", visible=False)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    return _svg(figure, label)
+
+
+def bar_plot(bars: dict[str, list[int]], at: list[int], unit: str, label: str) -> Markup:
+    """Counts at the same places, a colour per name."""
+    figure, axes = _figure(4.4, 2.3)
+    width = 0.8 / max(len(bars), 1)
+    for k, (name, counts) in enumerate(bars.items()):
+        places = [x + (k - (len(bars) - 1) / 2) * width for x, _ in zip(at, counts)]
+        axes.bar(places, counts, width=width, color=f"#0d0d{k:02x}", label=_label(name))
+    axes.set_xticks(at)
+    axes.set_xlabel(unit)
+    axes.grid(axis="x", visible=False)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    return _svg(figure, label)
+
+
 def _label(name: str) -> str:
     return name if len(name) <= 28 else name[:27] + "…"
 

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from lfjax.errors import UserError
 from lfjax.report import responses, results
 from lfjax.report.curves import box_plot, forest_plot, learning_curves
+from lfjax.report.funnel import funnels, score_plots
 from lfjax.report.tables import Interval, Table, compact, duration, number, shown
 from lfjax.report.workdir import Workdir, read_workdir
 from lfjax.training.logs import write_atomic
@@ -68,6 +69,8 @@ def render(workdir: Workdir) -> str:
             (responses.length_table(f"lengths-{i}", b), box_plot(responses.lengths(b), "words"))
             for i, b in enumerate(boards, 1)
         ],
+        funnels=funnels(workdir),
+        scores=score_plots(workdir),
         run=results.run_table(workdir),
         provenance=provenance(workdir),
     )
