@@ -1,17 +1,20 @@
 """The ledger: a world in which a critique is scratch work.
 
-A prompt lists accounts with their entries, the answer gives the total of each, of which only the
-last digit counts. A small model that has to say it at once often cannot; adding entry by entry, it
-can. The critic does just that for every account, line by line, marks the totals that are wrong,
-advises what to write for one or two of them, and its improved response repairs exactly those:
+A prompt lists accounts, a line each, with their entries; the answer gives the total of each, of
+which only the last digit counts. A small model that has to say it at once often cannot; adding
+entry by entry, it can. The critic does just that for every account, line by line, marks the totals
+that are wrong, advises what to write for one or two of them, and its improved response repairs
+exactly those:
 
-    a 3 5 2          a 0          Weaknesses:              a 0
-    b 4 4 0          b 8          a 3 8 0 said 0 right     b 8
-    c 9 2 6          c 5          b 4 8 8 said 8 right     c 7
-                                  c 9 1 7 said 5 wrong
+    a 3 b 5 c 2      z 0          Weaknesses:              z 0
+    d 4 e 4 f 0      y 8          z 0 a 3 b 8 c 0 right    y 8
+    g 9 h 2 i 6      x 5          y 8 d 4 e 8 f 8 right    x 7
+                                  x 5 g 9 h 1 i 7 wrong
                                   Advice:
-                                  c 7
+                                  x 7
                                   Overall Score: [[7]]
+
+Every entry has a name of its own, so that models find it by its name, wherever it stands.
 """
 
 import itertools
@@ -30,12 +33,13 @@ from lfjax.lab.world import MISSING, Part, faults, score
 
 SOURCE = "lfjax.lab.ledger"
 AUTHOR = "oracle"
-NAMES = tuple("abcdefgh")
+CELLS = tuple("abcdefghijklmnopqr")
+NAMES = tuple("zyxwvu")
 BASE = 10  # totals are last digits
 WORK = "work"  # asks for running totals
-SAID, RIGHT, WRONG = "said", "right", "wrong"
+RIGHT, WRONG = "right", "wrong"
 HEADS = ("Weaknesses:", "Advice:", "Overall", "Score:", "###", "Feedback", "Improved", "Response")
-WORDS = (WORK, SAID, RIGHT, WRONG, MISSING, "none", "answer:", "\n", "\n\n")
+WORDS = (WORK, RIGHT, WRONG, MISSING, "none", "answer:", "\n", "\n\n")
 MARKS = tuple(f"[[{n}]]" for n in range(1, 11))
 TEMPLATE = """\
 {%- for message in messages -%}
@@ -53,8 +57,8 @@ class Ledger:
     Attributes:
       seed: draws prompts.
       accounts: lines of a prompt.
-      entries: digits of a line; from `fewest` on they may be zero, and the fewer there are the
-        easier is the total (the line's tier).
+      entries: of an account; beyond `fewest` they may be zero, and the fewer are not, the easier
+        is the total (the account's tier).
       names: accounts at most that the critic has repaired.
 
     Raises: UserError for numbers that make no world.
@@ -67,21 +71,23 @@ class Ledger:
     names: int = 2
 
     def __post_init__(self):
-        if not (1 <= self.accounts <= len(NAMES) and 1 <= self.fewest <= self.entries):
+        fits = self.accounts * self.entries <= len(CELLS) and self.accounts <= len(NAMES)
+        if not (fits and self.accounts >= 1 and 1 <= self.fewest <= self.entries):
             raise UserError(
                 f"ledger: accounts={self.accounts}, entries={self.entries}, fewest={self.fewest}; "
-                f"expected 1 to {len(NAMES)} accounts, and 1 <= fewest <= entries."
+                f"expected 1 to {len(NAMES)} accounts with {len(CELLS)} entries at most together, "
+                "and 1 <= fewest <= entries."
             )
 
     @property
     def tokens(self) -> tuple[str, ...]:
-        return (*map(str, range(BASE)), *NAMES, *HEADS, *WORDS, *MARKS)
+        return (*map(str, range(BASE)), *CELLS, *NAMES, *HEADS, *WORDS, *MARKS)
 
     # --- records ------------------------------------------------------------------------------
 
     def pretraining(self, count: int) -> Iterator[Record]:
-        """Right answers, and as often answers that are checked by running totals. How far away an
-        answer is from its check varies, so that models learn to find it anywhere."""
+        """Right answers, and as often answers that are checked by running totals. How far an answer
+        is from its check varies, so that models learn to find it anywhere."""
         rng = random.Random(f"pretraining/{self.seed}")
         for number in range(count):
             lines = self._lines(rng)
@@ -170,17 +176,23 @@ class Ledger:
     def _asked(self, record: Record) -> list[list[int]]:
         text = record.prompt[-1].content.partition("\nanswer:")[0]
         found = [line.split() for line in text.split("\n")]
-        for name, line in itertools.zip_longest(NAMES[: self.accounts], found, fillvalue=None):
-            if not line or line[0] != name or not all(re.fullmatch("[0-9]", t) for t in line[1:]):
-                raise UserError(
-                    f"record '{record.id}' of {record.source}: its prompt has the line {line}; "
-                    f"expected {self.accounts} accounts with their digits."
-                )
-        return [[int(t) for t in line[1:]] for line in found]
+        digits = [[int(t) for t in line[1::2] if re.fullmatch("[0-9]", t)] for line in found]
+        if len(digits) != self.accounts or _prompt(digits) != text:
+            raise UserError(
+                f"record '{record.id}' of {record.source}: its prompt is {text!r}; expected "
+                f"{self.accounts} accounts with {self.entries} named digits each."
+            )
+        return digits
+
+
+def _named(line: int, digits: list[int]) -> str:
+    """Digits after the names of a line's entries."""
+    names = CELLS[line * len(digits) :]
+    return " ".join(f"{name} {digit}" for name, digit in zip(names, digits))
 
 
 def _prompt(lines: list[list[int]]) -> str:
-    return "\n".join(" ".join([n, *map(str, line)]) for n, line in zip(NAMES, lines))
+    return "\n".join(_named(i, line) for i, line in enumerate(lines))
 
 
 def _answer(
@@ -193,7 +205,7 @@ def _answer(
 
 
 def _checked(lines: list[list[int]], response: str) -> str:
-    """Running totals of every account, what the response says of it, and whether that is right."""
+    """What the response says of every account, the running totals, and whether that is right."""
     given = dict(enumerate(response.split("\n")))
     out = []
     for i, (name, line) in enumerate(zip(NAMES, lines)):
@@ -202,7 +214,7 @@ def _checked(lines: list[list[int]], response: str) -> str:
         well = len(said) == 2 and said[0] == name and re.fullmatch("[0-9]", said[1])
         told = said[1] if well else MISSING
         mark = RIGHT if told == str(totals[-1]) else WRONG
-        out.append(" ".join([name, *map(str, totals), SAID, told, mark]))
+        out.append(f"{name} {told} {_named(i, totals)} {mark}")
     return "\n".join(out)
 
 

@@ -16,7 +16,9 @@ from lfjax.lab.world import World
 
 WORLD = Ledger(seed=1)
 (RECORD,) = WORLD.prompts("train", 1)
-RECORD = replace(RECORD, prompt=(replace(RECORD.prompt[0], content="a 3 5 2\nb 4 4 0\nc 9 2 6"),))
+RECORD = replace(
+    RECORD, prompt=(replace(RECORD.prompt[0], content="a 3 b 5 c 2\nd 4 e 4 f 0\ng 9 h 2 i 6"),)
+)
 
 
 def test_is_a_world():
@@ -26,12 +28,12 @@ def test_is_a_world():
 @pytest.mark.parametrize(
     "response, right",
     [
-        ("a 0\nb 8\nc 7", [True, True, True]),
-        ("a 0\nb 8\nc 5", [True, True, False]),
-        ("b 8\na 0\nc 7", [False, False, True]),
-        ("a 0\nb 8", [True, True, False]),
-        ("a 0\n\nc 7", [True, False, True]),
-        ("a 0 1\nb 8\nc 7\nd 1", [False, True, True, False]),
+        ("z 0\ny 8\nx 7", [True, True, True]),
+        ("z 0\ny 8\nx 5", [True, True, False]),
+        ("b 8\na 0\nx 7", [False, False, True]),
+        ("z 0\ny 8", [True, True, False]),
+        ("z 0\n\nx 7", [True, False, True]),
+        ("z 0 1\ny 8\nx 7\nd 1", [False, True, True, False]),
         ("", [False, False, False]),
     ],
 )
@@ -41,26 +43,26 @@ def test_parts(response, right):
     assert [p.tier for p in parts[:3]] == ["3 entries", "2 entries", "3 entries"]
     for part in parts:
         assert part.span is None or response[slice(*part.span)] == part.said
-    assert WORLD.repaired(RECORD, response, parts) == "a 0\nb 8\nc 7"
+    assert WORLD.repaired(RECORD, response, parts) == "z 0\ny 8\nx 7"
 
 
 def test_the_critic_names_two_faults_and_repairs_exactly_these():
     """Without it a refinement repairs what nobody spoke of, or leaves what was named."""
-    said = WORLD.critique(RECORD, "a 1\nb 1\nc 1")
-    assert said.refinement == "a 0\nb 8\nc 1" and said.feedback.score == 1
+    said = WORLD.critique(RECORD, "z 1\ny 1\nx 1")
+    assert said.refinement == "z 0\ny 8\nx 1" and said.feedback.score == 1
     assert said.feedback.weaknesses == (
-        "a 3 8 0 said 1 wrong\nb 4 8 8 said 1 wrong\nc 9 1 7 said 1 wrong"
+        "z 1 a 3 b 8 c 0 wrong\ny 1 d 4 e 8 f 8 wrong\nx 1 g 9 h 1 i 7 wrong"
     )
-    assert said.feedback.suggestions == "a 0\nb 8"
+    assert said.feedback.suggestions == "z 0\ny 8"
     again = WORLD.critique(RECORD, said.refinement)
-    assert again.refinement == "a 0\nb 8\nc 7" and again.feedback.score == 7
+    assert again.refinement == "z 0\ny 8\nx 7" and again.feedback.score == 7
     last = WORLD.critique(RECORD, again.refinement)
     assert last.refinement == again.refinement and last.feedback.score == 10
     assert "right\nAdvice:\nnone" in last.feedback.text
 
 
 def test_its_critiques_are_read_as_they_were_meant():
-    for response in ("a 0\nb 8\nc 5", "a 1", "a 0\nb 8\nc 7"):
+    for response in ("z 0\ny 8\nx 5", "z 1", "z 0\ny 8\nx 7"):
         said = WORLD.critique(RECORD, response)
         text = f"{said.feedback.text}\n\n### Improved Response\n{said.refinement}"
         read = critique(text)
@@ -81,9 +83,9 @@ def test_files(tmp_path):
     for r in read["pretraining"]:
         if r.prompt[0].content.endswith("work"):
             for line in r.response.split("\n"):
-                *_, total, said, told, mark = line.split()
-                assert said == "said" and (total == told) == (mark == "right")
-            answer = "\n".join(f"{t[0]} {t[-4]}" for t in map(str.split, r.response.split("\n")))
+                _, told, *_, total, mark = line.split()
+                assert (total == told) == (mark == "right")
+            answer = "\n".join(f"{t[0]} {t[-2]}" for t in map(str.split, r.response.split("\n")))
             assert right_share(parts_of(r, answer)) == 1
         else:
             assert right_share(parts_of(r, r.response)) == 1
@@ -93,14 +95,14 @@ def test_files(tmp_path):
         assert Oracle().preferred(r, better.text, worse.text) == 1
     tokenizer = load_tokenizer(str(tmp_path / "model"))
     prompt = read["prompts"][0].prompt[0].content
-    said = Ledger(3).critique(read["prompts"][0], "a 1\nb 2\nc 3")
+    said = Ledger(3).critique(read["prompts"][0], "z 1\ny 2\nx 3")
     whole = f"{prompt}\nanswer:\n{said.refinement}\n\n### Feedback\n{said.feedback.text}"
     ids = tokenizer.encode(whole)
     assert tokenizer.decode(ids) == whole and tokenizer.hf.unk_token_id not in ids
 
 
 def test_the_critic_as_a_rule():
-    answered = replace(RECORD, response="a 0\nb 8\nc 5")
+    answered = replace(RECORD, response="z 0\ny 8\nx 5")
     name = "lfjax.lab.making:critic"
     assert load_critic(name)(answered) == WORLD.critique(answered, answered.response)
     assert load_rule(name)(answered) == WORLD.critique(answered, answered.response).feedback
@@ -110,4 +112,4 @@ def test_mistakes():
     with pytest.raises(UserError, match="fewest"):
         Ledger(entries=2, fewest=3)
     with pytest.raises(UserError, match="expected 3 accounts"):
-        WORLD.parts(replace(RECORD, prompt=(replace(RECORD.prompt[0], content="a 1\nb x"),)), "a 1")
+        WORLD.parts(replace(RECORD, prompt=(replace(RECORD.prompt[0], content="a 1\nb x"),)), "z 1")
