@@ -29,19 +29,18 @@ from lfjax.lab.phrasebook import split_of
 from lfjax.lab.world import ANSWER, MISSING, Part
 
 SOURCE = "lfjax.lab.repair"
-PLANTS = ("Oak", "Elm", "Ivy", "Fir", "Ash", "Fig", "Bay", "Yew", "Box", "Hop")
+PLANTS = ("Oak", "Elm", "Ivy", "Fir", "Ash", "Fig", "Bay")
 SOILS = (
     *("clay", "loam", "sand", "silt", "peat", "chalk", "gravel", "marl", "mud", "turf", "bog"),
-    *("moor", "heath", "fen", "dune", "scree", "slate", "lava", "hedge", "ditch", "bank"),
-    *("field", "lawn", "swamp"),
+    "moor",
 )
 GROW = 3  # plants on each soil
-FEWEST = 6  # soils for each plant
+FEWEST = 4  # soils for each plant
 GIVEN, BETTER, ASKED = "given:", "better:", "asked:"
 # How many faults the responses have that are compared, and how often; how likely each is mended.
 FAULTS = {1: 5, 2: 4, 3: 2}
 MENDED = 0.5
-TAKEN = 0.7  # share of faults that are a plant planted twice; others are not for their bed
+TAKEN = 0.5  # share of faults that are a plant planted twice; others are not for their bed
 
 # A response before the last message is a reference; what is asked about it is one word.
 TEMPLATE = f"""\
@@ -70,7 +69,7 @@ class Repair:
     """
 
     seed: int = 0
-    beds: int = 8
+    beds: int = 6
 
     def __post_init__(self):
         if not GROW <= self.beds <= len(PLANTS):

@@ -18,22 +18,21 @@ from lfjax.lab.world import LANGUAGE, World, score
 GARDEN = Repair()
 
 
-# Two soils on which S grows; T grows on the second as well, U on the third. X does not grow on the
-# first, Y not on the second.
-A, B, C = next(
-    (a, b, c)
+# S grows on the first two soils, T on the second, U on the third and not on the first, Y on the
+# first and not on the second.
+A, B, C, S, T, U, Y = next(
+    (a, b, c, s, t, u, y)
     for a, b, c in itertools.permutations(GARDEN.plants, 3)
-    if len({*GARDEN.plants[a]} & {*GARDEN.plants[b]}) == 1
-    and not {*GARDEN.plants[c]} & {*GARDEN.plants[a], *GARDEN.plants[b]}
+    for s, t, u, y in itertools.permutations(PLANTS, 4)
+    if {s, y} <= {*GARDEN.plants[a]}
+    and {s, t} <= {*GARDEN.plants[b]} - {y}
+    and u in {*GARDEN.plants[c]} - {*GARDEN.plants[a]}
 )
-(S,) = {*GARDEN.plants[A]} & {*GARDEN.plants[B]}
-T, Y = (next(p for p in GARDEN.plants[soil] if p != S) for soil in (B, A))
-U, X = GARDEN.plants[C][:2]
 SOILS = f"{A} {B} {C}"
 
 
 def asked(text=SOILS):
-    about = {"name": "repair", "seed": 0, "beds": 8}
+    about = {"name": "repair", "seed": 0, "beds": 6}
     return Record("r", "test", (Message("user", text),), meta={"world": about})
 
 
@@ -44,7 +43,7 @@ def right(response):
 def test_truth():
     assert right(f"{S}\n{T}\n{U}") == [True] * 3
     assert right(f"{S}\n{S}\n{U}") == [True, False, True]  # taken
-    assert right(f"{X}\n{S}\n{X}") == [False, True, True]  # does not grow there, so not taken
+    assert right(f"{U}\n{S}\n{U}") == [False, True, True]  # does not grow there, so not taken
     assert right(f"{S} {U}\n{T}\n") == [False, True, False]
     assert right("") == [False] * 3
     assert right(f"{S}\n{T}\n{U}\n{Y}") == [True, True, True, False]
@@ -89,7 +88,7 @@ def test_prompts_have_many_answers_that_are_hard_to_find():
             taken.append(rng.choice(free or plants))
         by_luck.append(len(set(taken)) == len(taken))
     assert min(found) >= 1 and sorted(found)[20] >= 20
-    assert 0.2 < sum(by_luck) / 40 < 0.7
+    assert 0.4 < sum(by_luck) / 40 < 0.8
 
 
 def test_preferences_say_what_is_better():

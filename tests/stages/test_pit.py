@@ -1,0 +1,83 @@
+"""The PIT recipe through the real door, with next to no data: every stage, and what it leaves."""
+
+import importlib.util
+import json
+
+import pytest
+
+from lfjax.errors import UserError
+from lfjax.stages.run import STAGES
+from tests.conftest import ROOT
+from tests.stages.conftest import run_main
+
+TRAINED = ("folds", "policy", "improver", "reward", "gap", "policy_rl", "easy", "own", "hard")
+
+
+def config(variant):
+    spec = importlib.util.spec_from_file_location("pit", ROOT / "configs" / "pit.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(variant)
+
+
+@pytest.mark.parametrize("variant", ["lab", "custom", "stories260k", "hh_7b", "summarize_7b"])
+def test_variants_say_the_papers_program(variant):
+    c = config(variant)
+    order = list(c.order)
+    program = [*TRAINED, "original"]
+    assert [name for name in order if name in program] == program
+    assert set(c.stages) == set(order)
+    stages = c.stages
+    assert stages.policy.options.target == "best" and stages.improver.options.target == "improve"
+    assert (stages.reward.init, stages.gap.init) == ("policy", "improver")
+    assert stages.easy.reference == ("rejected", "chosen") and stages.hard.reference == (
+        "response",
+    )
+    assert stages.easy.kl_to == stages.hard.kl_to == "improver" and stages.hard.init == "easy"
+    folds = {
+        name: stages[name].data.path for name in ("policy", "improver", "reward", "gap", "easy")
+    }
+    assert folds == {
+        "policy": "folds/sft",
+        "improver": "folds/sft",
+        "reward": "folds/rm",
+        "gap": "folds/rm",
+        "easy": "folds/rl",
+    }
+    for name in order:  # every stage reads what stands before it
+        kind = stages[name].kind
+        if kind in ("train", "generate", "improve", "rl", "filter") and variant == "lab":
+            read = STAGES[kind][1](stages[name]).values()
+            earlier = {source.partition("/")[0] for source in read}
+            assert earlier <= set(order[: order.index(name)])
+
+
+def test_unknown_variant():
+    with pytest.raises(UserError, match="unknown variant 'labb'"):
+        config("labb")
+
+
+@pytest.mark.slow
+def test_smoke(tmp_path):
+    run = run_main(tmp_path, config="configs/pit.py:smoke", quick=False)
+    assert run.returncode == 0, run.stderr
+
+    def lines(path):
+        return [json.loads(line) for line in (tmp_path / path).read_text().splitlines()]
+
+    folds = {
+        name: {r["prompt"][0]["content"] for r in lines(f"folds/{name}.jsonl")}
+        for name in ("sft", "rm", "rl")
+    }
+    assert sum(map(len, folds.values())) == len(set.union(*folds.values())) == 360
+    gate = json.loads((tmp_path / "gate" / "gate.json").read_text())
+    assert set(gate) == {"gate", "at_least", "passed"}
+    meaning = json.loads((tmp_path / "gap" / "hf" / "score.json").read_text())
+    assert meaning["kind"] == "gap" and set(meaning["means"]) == {"wl", "ww", "ll", "lw"}
+    # A chain: each step improves what the one before has made.
+    first, second = ({r["id"]: r for r in lines(f"by_hard/step{k}.jsonl")} for k in (1, 2))
+    assert second and all(r["response"] == first[i]["refinement"] for i, r in second.items())
+    results = json.loads((tmp_path / "compare" / "results.json").read_text())
+    assert {"original", "by_hard_1", "by_hard_5", "by_easy_3", "at_040"} <= set(results["systems"])
+    watched = json.loads((tmp_path / "watched" / "results.json").read_text())
+    assert "agreement" in watched["systems"]["by_hard_1"]
