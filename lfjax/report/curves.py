@@ -22,6 +22,13 @@ FEW = 6  # plots that are shown without being asked for
 # What is shown first where a method logs it, and what it says.
 MEANING = {
     "loss": "what is minimised",
+    "reward": "mean reward of a rollout, penalties included",
+    "kl_k1": "nats of a whole response by which the policy has left its reference",
+    "monitor": "mean opinion of who is not learned from",
+    "agreement": "share of pairs of rollouts that reward and monitor order alike",
+    "gap_better": "share of rollouts that the gap reward puts among better responses",
+    "copied": "share of rollouts that are the response they should improve",
+    "length": "mean tokens of a rollout",
     "blamed": "share of tokens of flawed responses that are blamed",
     "p_blamed": "mean probability of a blamed token",
     "p_unblamed": "mean probability of the other tokens",
@@ -33,7 +40,8 @@ MEANING = {
     "nll_judged": "−log p of a flawed response's token, its judgment shown",
     "nll_satisfactory": "−log p of a satisfactory response's token",
 }
-CLOCKS = ("step", "examples", "tokens", "seconds")  # say where a step stands, not how it went
+# Say where a step stands, not how it went.
+CLOCKS = ("step", "examples", "tokens", "seconds", "model_flops")
 
 # Drawn in colours that nothing else has, which are then put in the page's words.
 INK, GRID = "#0b0b0b", "#0c0c0c"
