@@ -7,6 +7,7 @@ A policy answers; an improver writes a better answer, given the one that there i
 what better means but by pairs of responses. A variant is named after the colon:
 
 lab           the garden, a small world whose oracle says how good a response is
+gate          the lab up to its gate, before any RL
 smoke         the lab with next to no data, for tests
 custom        your pairs and model: --config.data.path=pairs.jsonl (`prompt`, `chosen`, `rejected`)
               --config.model.path=DIRECTORY_OR_HUB_ID, and a judge behind an endpoint:
@@ -18,6 +19,7 @@ hh_7b, summarize_7b
               docs/reproduce_pit.md
 """
 
+from functools import partial
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -144,13 +146,13 @@ def inference(
 
 def lab(
     *,
-    pretraining=60000,
-    preferences=36000,
+    pretraining=40000,
+    preferences=60000,
     evaluated=500,
     rl_steps=60,
-    epochs=3.0,
-    world=None,
+    epochs=4.0,
     few=None,
+    gate_alone=False,
 ):
     """The garden.
 
@@ -158,9 +160,9 @@ def lab(
       pretraining, preferences: texts, and pairs of all folds.
       evaluated: prompts.
       rl_steps: of each RL stage.
-      epochs: of each supervised stage after pretraining.
-      world: settings of `lfjax.lab.repair.Repair`.
+      epochs: of supervised stages after pretraining; rewards learn for one.
       few: settings of all supervised stages instead.
+      gate_alone: end before the first reward.
     """
     c = base(source="records", path="world/pretraining", model_path="world/model")
     c.model.weights = "random"
@@ -168,7 +170,8 @@ def lab(
     rows = dict(row_tokens=128, max_tokens=48, remat="none", save_steps=0, save_epochs=1.0)
     rows |= dict(batch_examples=0, b2=0.99)
     sft = rows | dict(batch_rows=16, learning_rate=2e-3, warmup_steps=20, total_epochs=epochs)
-    scores = sft | dict(learning_rate=1e-3, eval_epochs=1.0, best="heldout/error", row_tokens=192)
+    scores = sft | dict(learning_rate=1e-3, total_epochs=1.0, row_tokens=192)
+    scores |= dict(eval_epochs=0.25, save_epochs=0.25, best="heldout/error")
     pretrained = rows | dict(batch_rows=16, learning_rate=4e-3, warmup_steps=50) | (few or {})
     answers = dict(max_new_tokens=14, max_tokens=64, slots=128)
     learning = dict(
@@ -186,7 +189,7 @@ def lab(
     )
     sizes = dict(pretraining=pretraining, preferences=preferences, evaluated=evaluated)
     stages = {
-        "world": make("lfjax.lab.making:repair", **sizes, **(world or {})),
+        "world": make("lfjax.lab.making:repair", **sizes),
         "base": train("sft", data=c.data, init=c.model, **pretrained),
     }
     trained = program(
@@ -214,6 +217,8 @@ def lab(
     cut = names.index("reward")
     stages |= {name: trained[name] for name in names[:cut]}
     stages |= gated(c, tests, answers)
+    if gate_alone:
+        return recipe(c, **stages)
     stages |= {name: trained[name] for name in names[cut:]} | tried
     how = dict(field="refinement", on_missing="empty", baseline="original")
     stages["compare"] = evaluate("truth", systems=systems, data=c.data, **how)
@@ -344,6 +349,7 @@ def summarize_7b():
 
 VARIANTS = {
     "lab": lab,
+    "gate": partial(lab, gate_alone=True),
     "smoke": smoke,
     "custom": custom,
     "stories260k": stories260k,

@@ -39,7 +39,7 @@ FEWEST = 4  # soils for each plant
 GIVEN, BETTER, ASKED = "given:", "better:", "asked:"
 # How many faults the responses have that are compared, and how often; how likely each is mended.
 FAULTS = {1: 5, 2: 4, 3: 2}
-MENDED = 0.5
+MENDED = 0.7
 TAKEN = 0.5  # share of faults that are a plant planted twice; others are not for their bed
 
 # A response before the last message is a reference; what is asked about it is one word.
