@@ -10,7 +10,7 @@ pretrained model is kept for later runs, in other folders too.
 
 cut       the above
 limits    where CUT fails: judgments that name one fault, two, three or all, random lines in their
-          place, praise, and other thresholds; docs/when_cut_fails.md
+          place, praise, a share of bad judgments, and other thresholds; docs/when_cut_fails.md
 smoke     the first with next to no data, for tests
 """
 
@@ -159,6 +159,9 @@ def limits():
         kinds[f"some{names}"] = {"kind": "some", "names": names}
         kinds[f"random{names}"] = {"kind": "random", "names": names}
     kinds |= {"praise": {"kind": "praise"}, "flawed": {"kind": "flawed"}}
+    for worse in ("random", "flawed", "misplaced"):  # noise, vagueness, wrong lines
+        for percent in (25, 50):
+            kinds[f"{worse}_in_{percent}"] = {"kind": "all", "worse": worse, "rate": percent / 100}
     arms = {f"cut_{kind}": ("cut", kind, {}) for kind in kinds}
     for threshold in (1.01, 1.5, 2.0, 3.0):
         name = f"cut_lambda{threshold:g}".replace(".", "p")
