@@ -50,7 +50,7 @@ ARMS = {  # method, what it learns from, settings
     "dpo": ("dpo", "pairs", dict(learning_rate=6e-4)),
     "placebo": ("cut", "misjudged", {}),
 }
-BLAMED = dict(row_tokens=144, max_tokens=64)
+BLAMED = dict(row_tokens=144, max_tokens=64, blame_records=200)
 PRECISION = ("scores", "precision")
 
 
