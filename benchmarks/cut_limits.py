@@ -8,6 +8,7 @@ Prints the numbers of each figure as well.
 
 import argparse
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import matplotlib
@@ -45,7 +46,7 @@ class Run:
 
 def bound(run: Run, axis) -> None:
     """Blamed share of named wrong tokens, by how sure the model is of them."""
-    for stage, data in (("blame", "judged"), ("blame_some1", "some1")):
+    for stage, data in (("blame", "judged"), ("blame_some1", "some1")):  # all faults, or one
         path = run.workdir / data / "records.jsonl"
         records = {r.id: r for r in load(str(path), "records").records}
         p, blamed = [], []
@@ -57,7 +58,7 @@ def bound(run: Run, axis) -> None:
         place = np.digitize(p, BINS[1:-1])
         shares = [np.mean(np.array(blamed)[place == k]) for k in range(len(BINS) - 1)]
         counts = np.bincount(place, minlength=len(BINS) - 1)
-        middle = [(a + b) / 2 for a, b in zip(BINS, BINS[1:])]
+        middle = [(a + b) / 2 for a, b in pairwise(BINS)]
         axis.plot(
             middle, shares, marker="o", label="all faults named" if stage == "blame" else "one"
         )
