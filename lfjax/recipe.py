@@ -365,6 +365,7 @@ def judge(
             "keep_feedback": False,  # add to what was said of a response before, not replace it
             "field": "response",  # or refinement: its score becomes that of a candidate
             "leave_out": "",  # of `self`: what the model was taught to leave out of SRT's text
+            "expected_score": False,  # of `self`: note the mean of the score's distribution, too
             **_answering(temperature=0.0, max_new_tokens=1024),
         }
     )
@@ -494,6 +495,16 @@ def gate(
     """
     given = dict(evaluation=evaluation, value=value, less=less, at_least=at_least)
     return ConfigDict({"kind": "gate", **given})
+
+
+def rank(*, data: ConfigDict, reward: str) -> ConfigDict:
+    """A stage that keeps the response to each prompt that a reward model scores best.
+
+    Args:
+      data: several responses to each prompt (`generate(samples=n)`).
+      reward: a stage that trained one with the method `reward`.
+    """
+    return ConfigDict({"kind": "rank", "data": data, "reward": reward, "dtype": "float32"})
 
 
 def gaps(*, gap: str, systems: dict[str, str], truth: bool = False) -> ConfigDict:
