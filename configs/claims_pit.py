@@ -1,0 +1,90 @@
+"""The claims about PIT, in the garden: docs/claims/README.md.
+
+    python -m lfjax.main --config configs/claims_pit.py --workdir runs/claims_pit
+
+Ten repetitions of the lab's PIT recipe, each with a garden, base, policy, improvers and rewards of
+its own. What the committed file of claims comes to is written to docs/claims/pit.json and pit.md.
+Stopped anywhere, the same command continues with the next cell.
+
+claims    the above
+smoke     two repetitions with next to no data, for tests; it writes to its workdir alone
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import pit
+from lfjax.errors import UserError, nearest
+from lfjax.recipe import claims, evaluate, gate, generate, of_stage, rank, recipe, seeded
+
+CLAIMS = "docs/claims/pit.claims.json"
+SEEDS = 10
+REFERRING = ("path", "init", "kl_to", "model", "gap", "reward", "evaluation")  # to other stages
+BEST_OF = (2, 6)  # responses: as many as one step of improvement makes, or five, with the original
+
+
+def get_config(arg="claims"):
+    if arg not in VARIANTS:
+        raise UserError(f"configs/claims_pit.py: unknown variant '{arg}'. {nearest(arg, VARIANTS)}")
+    return VARIANTS[arg]()
+
+
+def claimed(seeds: int = SEEDS, publish: str = "docs/claims/pit", one=pit.lab):
+    """All repetitions, the evaluation over them, and what the claims come to."""
+    stages: dict[str, ConfigDict] = {}
+    for k in range(seeds):
+        c = one()
+        own = with_best_of(c)
+        for name in ("gate", "compare", "watched"):
+            own.pop(name)
+        stages |= {name: seeded(stage, k) for name, stage in renamed(own, f"s{k}_").items()}
+    systems = dict(c.stages.compare.systems) | {f"best_of_{n}": {} for n in BEST_OF}
+    paths = {name: own.get("path", name) for name, own in systems.items()}
+    stages["compare"] = evaluate(
+        "truth",
+        systems={name: tuple(f"s{k}_{p}" for k in range(seeds)) for name, p in paths.items()},
+        data=c.data,
+        field="refinement",
+        on_missing="empty",
+    )
+    own = c.stages.gate
+    shown = tuple(f"s{k}_{own.evaluation}" for k in range(seeds))
+    stages["gate"] = gate(shown, own.value, less=own.less, at_least=own.at_least)
+    stages["claims"] = claims(CLAIMS, evaluations=("compare",), gate="gate", publish=publish)
+    return recipe(c, **stages)
+
+
+def with_best_of(c: ConfigDict) -> dict[str, ConfigDict]:
+    """The stages of a repetition, and the best of several responses of the policy, by its reward:
+    at equal numbers of responses, what improvement is compared with."""
+    stages = {name: c.stages[name] for name in c.order}
+    for n in BEST_OF:
+        like = stages["original"]
+        how = {k: like[k] for k in ("max_new_tokens", "max_tokens", "slots")}
+        stages[f"samples_{n}"] = generate(
+            data=like.data, init="policy_rl", samples=n, temperature=1.0, **how
+        )
+        data = of_stage(c.data, f"samples_{n}")
+        stages[f"best_of_{n}"] = rank(data=data, reward="reward")
+    return stages
+
+
+def renamed(stages: dict[str, ConfigDict], prefix: str) -> dict[str, ConfigDict]:
+    """The stages with a prefix to their names, also where they name each other."""
+
+    def walk(node: Any, key: str = "") -> Any:
+        if isinstance(node, dict):
+            return {k: walk(v, k) for k, v in node.items()}
+        if isinstance(node, str) and key in REFERRING and node.partition("/")[0] in stages:
+            return prefix + node
+        return node
+
+    return {f"{prefix}{name}": ConfigDict(walk(stage.to_dict())) for name, stage in stages.items()}
+
+
+def smoke():
+    return claimed(2, "", pit.smoke)
+
+
+VARIANTS = {"claims": claimed, "smoke": smoke}
