@@ -12,33 +12,22 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Int
 
-from lfjax.data.plan import make_plan, rows_of
 from lfjax.data.records import Message
-from lfjax.data.rows import Rows, Segment, Unit, span
 from lfjax.data.self_refine import STOP, begun
 from lfjax.data.templates import render_prompt, speaking, template_text
 from lfjax.data.tokenize import encode_pieces, load_tokenizer
-from lfjax.data.views import Role
 from lfjax.errors import UserError, nearest
 from lfjax.generation.engine import make_engine
+from lfjax.generation.likelihood import Likelihood
 from lfjax.generation.rules import GREEDY, Sampling
 from lfjax.generation.scheduler import Request, generate
 from lfjax.judges.parsing import Missing, own_critique
-from lfjax.losses.logprobs import token_logprobs
 from lfjax.models.config import ModelConfig, read_hf_config
-from lfjax.models.decoder import Decoder, abstract_params, dtype_of
-from lfjax.models.hf import load_params, resolve_model
-from lfjax.sharding import BATCH, axis_size, make_mesh, put, tree_shardings
+from lfjax.models.hf import resolve_model
+from lfjax.sharding import BATCH, axis_size, make_mesh
 from lfjax.training.logs import progress
-from lfjax.training.step import batch_shardings
 
 try:
     from lm_eval.api.model import TemplateLM
@@ -114,39 +103,16 @@ class LfjaxLM(TemplateLM):
     # --- the model, read when it is first needed ------------------------------------------------
 
     @cached_property
-    def params(self):
-        abstract = jax.tree.map(
-            lambda s: jax.ShapeDtypeStruct(
-                s.shape, dtype_of(self.dtype) if s.ndim > 1 else s.dtype
-            ),
-            abstract_params(self.config),
-        )
-        shardings = tree_shardings(abstract, self.mesh)
-        return load_params(self.path, self.config, abstract, shardings)
-
-    @cached_property
-    def score(self):
-        """(params, rows) -> per target, its log-probability and whether it is the likeliest."""
-        model, whole = Decoder(self.config, self.dtype), NamedSharding(self.mesh, P())
-
-        def score(params, rows: Rows):
-            hidden, head = model.apply(
-                {"params": params}, rows.tokens, rows.positions, rows.segment
-            )
-            softcap = self.config.final_softcap
-            logp = token_logprobs(hidden, head, rows.targets, softcap=softcap)
-            return logp, likeliest(hidden, head) == rows.targets
-
-        params = jax.tree.map(lambda x: x.sharding, self.params)
-        rows = batch_shardings(Rows.empty(1, 1), self.mesh)
-        return jax.jit(score, in_shardings=(params, rows), out_shardings=whole)
+    def likelihood(self) -> Likelihood:
+        how = dict(dtype=self.dtype, rows=self.rows, max_tokens=self.max_tokens)
+        return Likelihood(self.path, self.config, self.mesh, **how)
 
     @cached_property
     def engine(self):
         """(the engine, its copy of the weights)."""
         how = dict(slots=self.slots, max_tokens=self.max_tokens, dtype=self.dtype)
         engine = make_engine(self.config, self.mesh, **how)
-        return engine, engine.place(self.params)
+        return engine, engine.place(self.likelihood.params)
 
     # --- what lm_eval asks for ------------------------------------------------------------------
 
@@ -249,38 +215,8 @@ class LfjaxLM(TemplateLM):
 
         Raises: UserError for a target that is longer than what the model sees.
         """
-        units = []
-        for context, target in pairs:
-            if len(target) > self.max_tokens:
-                raise UserError(
-                    f"a text to be scored has {len(target)} tokens; the model sees "
-                    f"max_tokens={self.max_tokens}."
-                )
-            # The last token is predicted only, so that one more than the model sees fits.
-            ids = [*(context or [self.prefix_token_id]), *target][-self.max_tokens - 1 :]
-            ids = np.asarray(ids, np.int32)
-            units.append(Unit(0, (Segment(ids, len(ids) - len(target), Role.PLAIN, 1.0, None),)))
-        if not units:
-            return []
-        lengths = np.array([u.length for u in units])
-        row_tokens = max(SHORTEST_ROW, 1 << int(lengths.max() - 1).bit_length())
-        plan = make_plan(
-            lengths, row_tokens=row_tokens, seed=0, batch_rows=self.rows, multiple=self.rows
-        )
-        out: list[Any] = [None] * len(units)
-        with (
-            progress("lm_eval: scores", done=0, total=len(units), unit="text") as bar,
-            jax.set_mesh(self.mesh),
-        ):
-            for step in range(plan.steps):
-                rows = put(rows_of(plan, step, units, "token"), self.mesh, P(BATCH))
-                logp, best = jax.device_get(self.score(self.params, rows))
-                part = slice(plan.first[step], plan.first[step + 1])
-                for u, row, start in zip(plan.unit[part], plan.row[part], plan.offset[part]):
-                    at = start + span(units[u].segments[0])
-                    out[u] = float(logp[row, at].sum(dtype=np.float64)), bool(best[row, at].all())
-                    bar.update(1)
-        return out
+        prefix = [self.prefix_token_id]
+        return self.likelihood([(c or prefix, t) for c, t in pairs], "lm_eval: scores")
 
     def request(self, context: str, settings: Mapping[str, Any], *, index: int) -> Request:
         """A task's request as the sampler wants it. Greedy unless a temperature is given.
@@ -322,19 +258,6 @@ class LfjaxLM(TemplateLM):
 def _until(text: str, stops: Sequence[str]) -> str:
     """The text before the first of the stop texts."""
     return text[: min((at for s in stops if (at := text.find(s)) >= 0), default=len(text))]
-
-
-def likeliest(hidden: Float[Array, "b t d"], head: Float[Array, "v d"]) -> Int[Array, "b t"]:
-    """The token of the largest logit, in chunks of time: no `[b, t, v]` array exists. (A soft cap
-    changes no order.)"""
-    b, t, d = hidden.shape
-    chunks = jnp.moveaxis(hidden.reshape(b, t // CHUNK, CHUNK, d), 1, 0)
-
-    def one(chunk):
-        logits = jnp.einsum("bcd,vd->bcv", chunk, head, preferred_element_type=jnp.float32)
-        return logits.argmax(axis=-1)
-
-    return jnp.moveaxis(lax.map(one, chunks), 0, 1).reshape(b, t)
 
 
 def main() -> None:

@@ -59,7 +59,8 @@ def compared(records: Sequence[Record], seed: int) -> Filtered:
     return out, left
 
 
-TIES = ("keep", "drop")
+TIES = ("keep", "drop", "expected")
+EXPECTED, EXPECTED_REFINED = "expected_score", "expected_refined"  # in a record's meta
 
 
 def refined(
@@ -76,8 +77,9 @@ def refined(
     2024, section 4.1), each as a pair whose chosen side is the refinement.
 
     Args:
-      ties: what becomes of a refinement that scores the same: keep (the paper's rule 2), or drop.
-      unchanged: what becomes of one that is the response.
+      ties: what becomes of a refinement that scores the same: keep (the paper's rule 2); drop; or
+        expected: keep it if the model expected a higher score (`judge(expected_score=True)`).
+      unchanged: what becomes of one that is the response: keep or drop.
       leave_out: the part of a critique that is not asked for (`self_refine.LEAVE_OUT`).
       most_times: drop pairs in which one text is so many times as long as the other, in characters;
         0 for no such bound.
@@ -85,9 +87,9 @@ def refined(
 
     Raises: UserError for an unknown choice.
     """
-    for name, value in (("ties", ties), ("unchanged", unchanged)):
-        if value not in TIES:
-            raise UserError(f"filter: {name}='{value}'; expected {' or '.join(TIES)}.")
+    for name, value, known in (("ties", ties, TIES), ("unchanged", unchanged, TIES[:2])):
+        if value not in known:
+            raise UserError(f"filter: {name}='{value}'; expected {' or '.join(known)}.")
     kept, left = [], Counter()
     for r in records:
         reason = unrefined(r, ties, unchanged, leave_out, most_times, scores)
@@ -136,7 +138,8 @@ def unrefined(
         return None
     if better.score < own.score:
         return "refinement scores lower"
-    if better.score == own.score and ties == "drop":
+    surer = r.meta.get(EXPECTED_REFINED, 0.0) > r.meta.get(EXPECTED, 0.0)
+    if better.score == own.score and (ties == "drop" or (ties == "expected" and not surer)):
         return "refinement scores the same"
     return "not one of the scores" if scores and better.score not in scores else None
 

@@ -4,6 +4,7 @@ good their refinements are."""
 from collections import Counter
 from dataclasses import replace
 
+from lfjax.data.filters import EXPECTED, EXPECTED_REFINED
 from lfjax.data.load import load_records, told
 from lfjax.data.mixture import data_inputs
 from lfjax.data.records import Candidate, Record, to_jsonl
@@ -21,7 +22,7 @@ from lfjax.stages.answers import (
     open_local,
 )
 from lfjax.stages.artifacts import Result, Stage
-from lfjax.stages.own_words import SELF, signed
+from lfjax.stages.own_words import SELF, signed, with_expected_scores
 from lfjax.training.logs import write_atomic
 
 RULE = "rule"  # stands where a config names a judge of `JUDGES`
@@ -79,7 +80,8 @@ def _by_asking(stage: Stage, records: list[Record]):
     how = get_judge(c.judge, c.question, c.leave_out)
     asked = [questions_of(record, how) for record in records]
     if c.judge == SELF:
-        asker = local_asker(stage, open_local(stage, c.data.template))
+        speaker = open_local(stage, c.data.template)
+        asker = local_asker(stage, speaker)
     else:
         asker = open_asker(stage, c.data.template)
     stage.begin()
@@ -106,6 +108,9 @@ def _by_asking(stage: Stage, records: list[Record]):
     done, cost = first(len(records))
     if c.judge == SELF:
         done = [(signed(stage, r), reason) for r, reason in done]
+        if c.expected_score:
+            surer = with_expected_scores(stage, speaker, [r for r, _ in done])
+            done = [(r, reason) for r, (_, reason) in zip(surer, done)]
     return done, added(before, cost) if before else cost
 
 
@@ -128,7 +133,10 @@ def scored_refinements(records: list[Record], ask):
             own = Candidate(r.response, r.model, score_of(r, "response"))
             author = r.feedback[-1].author if r.feedback else None
             better = Candidate(r.refinement, author, score_of(said, "response"))
-            done.append((replace(r, candidates=(better, own)), None))
+            meta = dict(r.meta)
+            if EXPECTED in said.meta:
+                meta[EXPECTED_REFINED] = said.meta[EXPECTED]
+            done.append((replace(r, candidates=(better, own), meta=meta), None))
         else:
             note = {k: v for k, v in said.meta.items() if k == NOT_JUDGED}
             done.append((replace(r, meta={**r.meta, **note}), reason))

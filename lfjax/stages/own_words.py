@@ -6,11 +6,22 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
+from lfjax.data.critiques import OVERALL_SCORE, SCALE
+from lfjax.data.filters import EXPECTED
 from lfjax.data.load import told
 from lfjax.data.records import Record
+from lfjax.data.self_refine import begun
+from lfjax.data.templates import render_prompt
+from lfjax.data.tokenize import encode_pieces
+from lfjax.data.views import need_response
 from lfjax.errors import UserError
+from lfjax.generation.likelihood import Likelihood
 from lfjax.generation.speaker import Speaker
 from lfjax.judges import apply, get_judge, questions_of
+from lfjax.models.config import ModelConfig, read_hf_config
+from lfjax.sharding import BATCH, axis_size
 from lfjax.stages.answers import collected, cost_of, local_asker
 from lfjax.stages.artifacts import Stage
 
@@ -47,6 +58,43 @@ def self_refined(
         "refined_characters": _mean([len(r.refinement or r.response) for r in out]),
     }
     return out, numbers, cost_of(got)
+
+
+def with_expected_scores(stage: Stage, speaker: Speaker, records: Sequence[Record]) -> list[Record]:
+    """The records with the mean of the distribution that the model had over scores from 1 to 10
+    where it wrote one, in `meta`: of two equal scores it says which was the surer."""
+    c, asked = stage.config, []
+    for r in records:
+        text = r.feedback[-1].text if r.feedback else ""
+        found = OVERALL_SCORE.search(text)
+        if found:
+            before = text[: found.start(1)].rstrip(" [")  # a space belongs to what follows it
+            pieces = (*begun(need_response(r)), before)
+            rendered = render_prompt(speaker.template, r.prompt, tokenizer=speaker.tokenizer)
+            ids, _ = encode_pieces(speaker.tokenizer, rendered, pieces)
+            space = text[len(before) : found.start(1)].rstrip("[")
+            asked.append((r.id, ids, space))
+    rows = axis_size(stage.mesh, BATCH)
+    config = ModelConfig.from_hf(read_hf_config(stage.inputs["init"]), stage.inputs["init"])
+    how = dict(dtype=c.dtype, rows=rows, max_tokens=c.max_tokens)
+    likelihood = Likelihood(stage.inputs["init"], config, stage.mesh, **how)
+    scores = range(int(SCALE[0]), int(SCALE[1]) + 1)
+    marks = [
+        (ids, speaker.tokenizer.continuation(f"{s}[[{n}]]")) for _, ids, s in asked for n in scores
+    ]
+    logps = np.array([p for p, _ in likelihood(marks, "expected scores")]).reshape(-1, len(scores))
+    means = expected_scores(logps, np.array(scores, float))
+    known = {id: float(mean) for (id, *_), mean in zip(asked, means)}
+    return [
+        replace(r, meta={**r.meta, EXPECTED: known[r.id]}) if r.id in known else r for r in records
+    ]
+
+
+def expected_scores(logps: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Means of scores under the distribution that is proportional to these likelihoods; a row for
+    each text, a column for each score."""
+    p = np.exp(logps - logps.max(axis=1, keepdims=True, initial=-np.inf))
+    return (p * scores).sum(axis=1) / p.sum(axis=1)
 
 
 def signed(stage: Stage, record: Record) -> Record:

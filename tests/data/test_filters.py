@@ -155,6 +155,16 @@ def test_choices_of_a_filter():
         refined(eights, 0, ties="some")
 
 
+def test_ties_by_expected_scores():
+    how = {"expected_score": 6.8, "expected_refined": 7.1}
+    surer, less = critiqued(7, 7, meta=how), critiqued(7, 7, meta={**how, "expected_refined": 6.7})
+    assert refined([surer], 0, ties="expected")[0]
+    for r in (less, critiqued(7, 7)):
+        kept, left = refined([r], 0, ties="expected")
+        assert not kept and dict(left) == {"refinement scores the same": 1}
+    assert refined([critiqued(6, 7)], 0, ties="expected")[0]
+
+
 def test_refined_again():
     (r,), _ = again([critiqued(6, 8)], 0)
     assert r.response == "One and two." and not (r.refinement or r.feedback or r.candidates)

@@ -15,7 +15,8 @@ from tests.conftest import ROOT, write_jsonl
 
 pytest.importorskip("lm_eval", reason='the extra "eval" is not installed')
 
-from lfjax.lm_eval_backend import CHUNK, TARGET, LfjaxLM, likeliest, main
+from lfjax.generation.likelihood import CHUNK, likeliest
+from lfjax.lm_eval_backend import TARGET, LfjaxLM, main
 
 PAIRS = [
     ("Once upon a time, there was a little", " girl named Lily."),
@@ -285,3 +286,28 @@ def test_the_command_line_registers_the_backend(monkeypatch, capsys):
 def test_the_entry_point_is_declared():
     """What versions of lm_eval that look for it find."""
     assert f'"lm_eval.models": ["lfjax = {TARGET}"]' in (ROOT / "setup.py").read_text()
+
+
+def test_refinements_alone_are_read(stories, monkeypatch, capsys):
+    """The refinement up to the task's stop text; the first answer where none can be read."""
+    model = LfjaxLM(path=stories, self_refine="true", refine_tokens=24, template="bare")
+    plain = LfjaxLM(path=stories)
+    starts = ["Once upon a time", "One day, Tim saw a big"]
+    asked = [request(s, {"until": [". "], "max_gen_toks": 24}) for s in starts]
+    assert model.generate_until(asked) == plain.generate_until(asked)
+    assert "2 of 2 refinements not read" in capsys.readouterr().out
+    given = iter(
+        ["Weaknesses: a\nAdvice: b\nOverall Score: 3\n### Improved Response\nRed. Blue.", ""]
+    )
+    continued, shown = model.continued, []
+
+    def replaced(title, requests):
+        if title != "lm_eval: refinements":
+            return continued(title, requests)
+        shown.extend(model.words.decode(r.ids) for r in requests)
+        return list(given)
+
+    monkeypatch.setattr(model, "continued", replaced)
+    found = model.generate_until(asked)
+    assert found == ["Red", plain.generate_until(asked)[1]]
+    assert all(text.endswith("### Feedback\n") for text in shown)
