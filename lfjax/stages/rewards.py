@@ -75,6 +75,11 @@ def open_source(stage: Stage, name: str, block, *, policy: str, improves: bool) 
     if block.model:
         path = stage.inputs[f"reward/{name}"]
         scorer = load_scorer(path, stage.mesh, policy=policy, dtype=block.dtype)
+        if scorer.meaning["max_tokens"] < stage.config.max_tokens:
+            print(
+                f"  note: reward '{name}' was trained on texts of at most "
+                f"{scorer.meaning['max_tokens']} tokens; of longer ones it sees the end."
+            )
         return _by_model(scorer, name, block, improves)
     score = _by_rule(block) if block.rule else _by_judge(stage, name, block)
     offset = block.offset or 0.0

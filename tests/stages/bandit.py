@@ -139,6 +139,10 @@ def get_config(arg="bandit"):
             **more | dict(max_new_tokens=6),
             **small | dict(prompts=6, samples=3, max_tokens=48, row_tokens=96),
         )
+    elif arg == "judged":
+        endpoint = dict(url="http://localhost", model="m", key_env="", deadline_s=1.0)
+        one |= dict(total_steps=2, total_epochs=0.0, lora=dict(rank=2))
+        stages["rl"] = rl(reward={"judge": dict(judge="score", endpoint=endpoint)}, **one, **small)
     elif arg == "gap":
         c.data.path = "world/pairs"
         c.data.heldout_examples = 6

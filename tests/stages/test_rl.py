@@ -21,6 +21,7 @@ from lfjax.models.decoder import Decoder
 from lfjax.models.scalar import head_files
 from lfjax.stages.run import run_recipe
 from tests.conftest import ROOT
+from tests.judges.servers import Chat, completion, serving
 from tests.models_of import load_model
 from tests.stages.bandit import BETA, PROMPTS, SPECIAL, VALUES, WORDS
 from tests.stages.bandit import get_config as bandit_config
@@ -143,6 +144,28 @@ def test_gap_reward_and_adapters(tmp_path):
     assert log(tmp_path, "hard")[0]["kl_k1"] > 0.01  # it starts where the first one ended
     first = records(tmp_path / "easy" / "records.jsonl")[0]
     assert first["response"] in WORDS and first["meta"]["origin"] in ("rejected", "chosen")
+
+
+def test_a_judge_rewards(tmp_path):
+    """Each different answer is judged once; an answer without a judgment is missing, not zero."""
+
+    def opinion(text):
+        said = re.search(r"### Response\n(.*)", text)[1].strip()
+        if said == "hen":
+            return completion("I cannot say.")
+        return completion(f"Well. Score: [[{10 if said == 'ask' else 1}]]")
+
+    with serving(chat := Chat(opinion)) as url:
+        done(tmp_path, "judged", f"--config.stages.rl.rewards.judge.endpoint.url={url}")
+    found = records(tmp_path / "rl" / "records.jsonl")
+    given = {r.get("response"): r["meta"]["rewards"].get("judge") for r in found}
+    words = {word: value for word, value in given.items() if word in WORDS}
+    assert words == {w: {"ask": 1.0, "hen": None}.get(w, 0.0) for w in words} and "hen" in words
+    told = {(r["prompt"][0]["content"], r["response"]) for r in found if "response" in r}
+    assert len(chat.asked) == len(told)
+    missing = [r.get("response") == "hen" for r in found]
+    assert log(tmp_path)[0]["reward/judge/missing"] == np.mean(missing[:128])
+    assert log(tmp_path)[0]["kl_k1"] == 0
 
 
 # --- what is lost: nothing --------------------------------------------------------------------
