@@ -166,10 +166,10 @@ PACKED = dict(ROWS, batch_examples=0, batch_rows=8, max_tokens=160)
 def lab(
     *,
     leave_out="",
-    pretraining=60000,
+    pretraining=40000,
     first=2000,
     second=2000,
-    evaluated=300,
+    evaluated=200,
     samples=16,
     again=0,
     scores=(),

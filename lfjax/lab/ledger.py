@@ -7,9 +7,9 @@ that are wrong, advises what to write for one or two of them, and its improved r
 exactly those:
 
     a 3 b 5 c 2      z 0          Weaknesses:              z 0
-    d 4 e 4 f 0      y 8          z 0 a 3 b 8 c 0 right    y 8
-    g 9 h 2 i 6      x 5          y 8 d 4 e 8 f 8 right    x 7
-                                  x 5 g 9 h 1 i 7 wrong
+    d 4 e 4 f 0      y 8          a 3 b 8 c 0 z 0 right    y 8
+    g 9 h 2 i 6      x 5          d 4 e 8 f 8 y 8 right    x 7
+                                  g 9 h 1 i 7 x 5 wrong
                                   Advice:
                                   x 7
                                   Overall Score: [[7]]
@@ -205,7 +205,8 @@ def _answer(
 
 
 def _checked(lines: list[list[int]], response: str) -> str:
-    """What the response says of every account, the running totals, and whether that is right."""
+    """The running totals of every account, what the response says of it, and whether that is
+    right."""
     given = dict(enumerate(response.split("\n")))
     out = []
     for i, (name, line) in enumerate(zip(NAMES, lines)):
@@ -214,7 +215,7 @@ def _checked(lines: list[list[int]], response: str) -> str:
         well = len(said) == 2 and said[0] == name and re.fullmatch("[0-9]", said[1])
         told = said[1] if well else MISSING
         mark = RIGHT if told == str(totals[-1]) else WRONG
-        out.append(f"{name} {told} {_named(i, totals)} {mark}")
+        out.append(f"{_named(i, totals)} {name} {told} {mark}")
     return "\n".join(out)
 
 

@@ -51,7 +51,7 @@ def test_the_critic_names_two_faults_and_repairs_exactly_these():
     said = WORLD.critique(RECORD, "z 1\ny 1\nx 1")
     assert said.refinement == "z 0\ny 8\nx 1" and said.feedback.score == 1
     assert said.feedback.weaknesses == (
-        "z 1 a 3 b 8 c 0 wrong\ny 1 d 4 e 8 f 8 wrong\nx 1 g 9 h 1 i 7 wrong"
+        "a 3 b 8 c 0 z 1 wrong\nd 4 e 8 f 8 y 1 wrong\ng 9 h 1 i 7 x 1 wrong"
     )
     assert said.feedback.suggestions == "z 0\ny 8"
     again = WORLD.critique(RECORD, said.refinement)
@@ -83,9 +83,9 @@ def test_files(tmp_path):
     for r in read["pretraining"]:
         if r.prompt[0].content.endswith("work"):
             for line in r.response.split("\n"):
-                _, told, *_, total, mark = line.split()
+                *_, total, _, told, mark = line.split()
                 assert (total == told) == (mark == "right")
-            answer = "\n".join(f"{t[0]} {t[-2]}" for t in map(str.split, r.response.split("\n")))
+            answer = "\n".join(f"{t[-3]} {t[-4]}" for t in map(str.split, r.response.split("\n")))
             assert right_share(parts_of(r, answer)) == 1
         else:
             assert right_share(parts_of(r, r.response)) == 1
