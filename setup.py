@@ -60,6 +60,7 @@ setup(
         "eval": ["lm_eval>=0.4.10", "rouge-score>=0.1.2"],
         "gcs": ["gcsfs>=2024.6"],
         "judge": ["openai>=1.98"],
+        "torch": ["torch>=2.5"],  # reward models that judge (docs/evaluate.md)
         "notebook": ["jupyterlab>=4"],
     },
 )

@@ -39,6 +39,7 @@ from lfjax.training.logs import write_atomic
 MODES = {
     "truth": "right",
     "rule": "satisfactory",
+    "score": "score",
     "feedback": "satisfactory",
     "rouge": "rougeL",
     "judge": "",
@@ -162,7 +163,7 @@ def _scored(stage: Stage, sides: list[Sides]) -> tuple[list[Trial], dict[str, An
         }
         verdicts = verdicts_by_score(scores, c.baseline, MODES[c.mode]) if c.baseline else {}
         trials.append(Trial(s, scores, verdicts))
-    return trials, ({"rule": c.rule} if c.mode == "rule" else {}), {}
+    return trials, ({"rule": c.rule} if c.mode in ("rule", "score") else {}), {}
 
 
 def _by_truth(stage: Stage) -> Callable[[Record, Record], Scores | None]:
@@ -209,7 +210,13 @@ def _by_rouge(stage: Stage) -> Callable[[Record, Record], Scores | None]:
     return score
 
 
-SCORES = {"truth": _by_truth, "rule": _by_rule, "feedback": _by_feedback, "rouge": _by_rouge}
+SCORES = {
+    "truth": _by_truth,
+    "rule": _by_rule,
+    "score": _by_rule,
+    "feedback": _by_feedback,
+    "rouge": _by_rouge,
+}
 
 
 def reference_of(record: Record, what: str) -> str | None:
