@@ -5,7 +5,8 @@
 #   launch/local.sh 2 --cpu_devices=4 --config configs/cut.py:tiny --workdir runs/two
 #
 # Starts N times `python -m lfjax.main FLAGS…`, each with its number and the address of the first.
-# SIGTERM and Ctrl-C go to every process: the run saves, stops, and the same command continues it.
+# SIGTERM and Ctrl-C go to every process: the run saves, stops, and the same command continues it
+# (a second Ctrl-C ends it at once).
 # When one process ends badly, the others have GRACE seconds (30) to do so too; then they are killed.
 # The status is that of the first bad end.
 #
@@ -60,9 +61,10 @@ fi
 
 left=()
 tell() { for pid in "${left[@]}"; do kill -"$1" -- "-$pid" 2>/dev/null || true; done; }
-trap 'tell TERM' TERM INT
+trap 'tell TERM' TERM
+trap 'tell INT' INT
 trap 'tell KILL' EXIT
-set -m # a process group for each, so that Ctrl-C reaches them through the trap alone, once
+set -m # a process group for each, so that Ctrl-C reaches them once, through the trap
 for ((i = 0; i < count; i++)); do
   line "$i"
   "${line[@]}" </dev/null &

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from glob import glob
+from itertools import combinations
 from pathlib import Path
 
 from lfjax import processes
@@ -78,6 +79,32 @@ def join(start: Start | None, *, timeout_s: int) -> None:
         timer.cancel()
     if processes.count() > 1:
         processes.watch()
+
+
+def connect(mesh) -> None:
+    """Open the connections between the CPUs of several processes along all axes of a mesh.
+
+    Gloo wants both sides of a new connection within 30 seconds of each other. Later that would be
+    luck: one process compiles what another has in its cache. An open one waits for hours.
+    """
+    import jax
+    import jax.numpy as jnp
+    from jax.experimental.multihost_utils import sync_global_devices
+    from jax.sharding import PartitionSpec as P
+
+    if processes.count() == 1 or jax.default_backend() != "cpu":
+        return
+    axes = [name for name, size in mesh.shape.items() if size > 1]
+    groups = [g for n in range(1, len(axes) + 1) for g in combinations(axes, n)]
+
+    def add():
+        return sum((jax.lax.psum(jnp.ones(()), group) for group in groups), jnp.zeros(()))
+
+    mapped = jax.shard_map(add, mesh=mesh, in_specs=(), out_specs=P(), check_vma=False)
+    program = jax.jit(mapped).lower().compile()
+    processes.gather("compiled")
+    jax.block_until_ready(program())
+    sync_global_devices("lfjax")  # connections that Orbax uses
 
 
 def _check_free(address: str) -> None:

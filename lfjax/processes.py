@@ -83,8 +83,8 @@ def check_same(value: str, what: str) -> None:
 
 
 class StopSignal:
-    """While entered, SIGTERM and SIGINT ask the loop to save and stop; a second one interrupts at
-    once.
+    """While entered, SIGTERM and SIGINT ask the loop to save and stop. A second SIGINT interrupts at
+    once; a second SIGTERM does not: those who manage clusters send several.
 
     Attributes:
       asked: the number of the signal that this process received; 0 for none.
@@ -97,9 +97,9 @@ class StopSignal:
 
     def __enter__(self) -> "StopSignal":
         def ask(number, frame):
-            if self.asked:
+            if self.asked and number == signal.SIGINT:
                 raise KeyboardInterrupt
-            self.asked = number
+            self.asked = self.asked or number
 
         self.before = {s: signal.signal(s, ask) for s in (signal.SIGTERM, signal.SIGINT)}
         return self

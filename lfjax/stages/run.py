@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from lfjax import processes
+from lfjax import cluster, processes
 from lfjax.errors import UserError, nearest
 from lfjax.sharding import host_mesh, make_mesh
 from lfjax.stages import (
@@ -70,6 +70,7 @@ def run_recipe(config, workdir: str, rerun: tuple[str, ...] = ()) -> None:
         if name not in config.order:
             raise UserError(f"--rerun: no stage '{name}'. {nearest(name, config.order)}")
     mesh = make_mesh(dict(config.mesh))
+    cluster.connect(mesh)
     for position, name in enumerate(config.order, 1):
         print(f"[{position}/{len(config.order)}] {name}", flush=True)
         stage = _prepare(config, folder, name, mesh)

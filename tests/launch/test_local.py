@@ -22,6 +22,8 @@ def start(*args, **env):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # tests that run in the background ignore it, and so would the launcher
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
@@ -34,6 +36,7 @@ def stand_in(tmp_path):
         "[[ $1 == -c ]] && { echo 4242; exit; }\n"
         'own="${*: -1}"\n'
         f'trap "echo told >> {tmp_path}/$own.log; exit 143" TERM\n'
+        f'trap "echo told >> {tmp_path}/$own.log; exit 130" INT\n'
         f'echo "$*" > {tmp_path}/$own.log\n'
         f"while [[ ! -e {tmp_path}/$own.end ]]; do sleep 0.05; done\n"
         f'exit "$(cat {tmp_path}/$own.end)"\n'
@@ -100,7 +103,7 @@ def test_signals_reach_all(tmp_path, stand_in, number):
     for i in range(2):
         wait_for(tmp_path / f"{i}.log")
     os.kill(run.pid, number)
-    assert run.wait(20) == 143
+    assert run.wait(20) == 128 + number
     for i in range(2):
         assert (tmp_path / f"{i}.log").read_text().count("told") == 1
 
