@@ -28,7 +28,7 @@ def inputs(config) -> dict[str, str]:
     if not config.gap or not config.systems:
         raise UserError("gaps: give a gap reward and at least one system of improved records.")
     return {
-        "gap": config.gap,
+        "init": config.gap,
         **{f"systems/{name}": system.path for name, system in config.systems.items()},
     }
 
@@ -39,9 +39,9 @@ def gaps(stage: Stage) -> Result:
     Raises: UserError for a reward that scores single texts, and records that nobody improved.
     """
     c = stage.config
-    scorer = load_scorer(stage.inputs["gap"], stage.mesh, dtype=c.dtype)
+    scorer = load_scorer(stage.inputs["init"], stage.mesh, dtype=c.dtype)
     if scorer.kind == "reward":
-        raise UserError(f"gaps: {stage.inputs['gap']} scores responses one by one, not a gap.")
+        raise UserError(f"gaps: {stage.inputs['init']} scores responses one by one, not a gap.")
     systems = {name: _improved(stage, name) for name in c.systems}
     stage.begin()
     means, offset = scorer.meaning["means"], scorer.meaning["offset"]

@@ -17,7 +17,7 @@ from lfjax.training.logs import write_atomic
 
 def inputs(config) -> dict[str, str]:
     """What the stage reads: responses, and a reward model."""
-    return {**data_inputs(config.data), "reward": config.reward}
+    return {**data_inputs(config.data), "init": config.reward}
 
 
 def rank(stage: Stage) -> Result:
@@ -26,10 +26,10 @@ def rank(stage: Stage) -> Result:
     Raises: UserError for a model that compares two texts, and responses that there are not.
     """
     c = stage.config
-    scorer = load_scorer(stage.inputs["reward"], stage.mesh, dtype=c.dtype)
+    scorer = load_scorer(stage.inputs["init"], stage.mesh, dtype=c.dtype)
     if scorer.kind != "reward":
         raise UserError(
-            f"stage '{stage.name}': {stage.inputs['reward']} is a {scorer.kind} model, which "
+            f"stage '{stage.name}': {stage.inputs['init']} is a {scorer.kind} model, which "
             "compares a response with another; ranking needs a reward."
         )
     records = [r for r in load_records(c.data, stage.inputs, stage.seed)[0].records if r.response]
