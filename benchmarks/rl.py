@@ -27,7 +27,7 @@ def config(args):
     c = base(source="prompts", path="stories/prompts", model_path=args.model)
     c.data.template = "bare"
     most = PROMPT_TOKENS + args.new_tokens
-    sizes = dict(max_new_tokens=args.new_tokens, max_tokens=most, row_tokens=4 * most)
+    sizes = dict(max_new_tokens=args.new_tokens, max_tokens=most, row_tokens=args.row * most)
     sizes |= dict(prompts=args.prompts, samples=args.samples, slots=args.slots)
     stage = rl(
         data=c.data,
@@ -55,6 +55,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--samples", type=int, default=4)
     parser.add_argument("--new-tokens", type=int, default=96)
+    parser.add_argument("--row", type=int, default=1, help="longest rollouts that fit a row")
     parser.add_argument("--slots", type=int, default=64)
     parser.add_argument("--steps", type=int, default=8, help="that are timed")
     parser.add_argument("--warm", type=int, default=4, help="steps before them")
