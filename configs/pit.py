@@ -62,6 +62,7 @@ def program(
     answers: dict[str, Any],
     monitor: str = "",
     parts: bool = False,
+    tests: int = 0,
 ) -> dict[str, ConfigDict]:
     """The paper's training (sections 3.2 to 3.4), in its order.
 
@@ -73,6 +74,7 @@ def program(
       answers: settings of sampling.
       monitor: of the improver's RL, who judges what it is not rewarded for.
       parts: train improvers by each half of the curriculum alone, too (section 4.6).
+      tests: prompts that make a fold of their own.
     """
 
     def fold(name, **changed):
@@ -82,7 +84,7 @@ def program(
     given = dict(data=fold("rl"), reference=("rejected", "chosen"))
     own = dict(data=of_stage(c.data, "own"), reference=("response",))
     stages = {
-        "folds": filter_("folds", data=pairs),
+        "folds": filter_("folds", data=pairs, test=tests),
         # y_w given x; y_w given x and y_l
         "policy": train("sft", target="best", data=fold("sft"), init=init, **sft),
         "improver": train("improve", data=fold("sft"), init=init, **sft),
@@ -113,14 +115,11 @@ def inference(
     improvers: tuple[str, ...] = ("hard",),
     self_refine: bool = True,
     temperatures: tuple[float, ...] = (),
-    part: str = "train",
 ) -> tuple[dict[str, ConfigDict], dict[str, str]]:
     """(stages, systems by their stage): the policy's answers, and step by step their improvements,
     each improver's at 0.4, and the last one's once at other temperatures (section 4.5); by the
     policy's own feedback at 0.8, where Self-Refine is best in the paper."""
-    stages = {
-        "original": generate(data=prompts, init="policy_rl", temperature=1.0, part=part, **answers)
-    }
+    stages = {"original": generate(data=prompts, init="policy_rl", temperature=1.0, **answers)}
     systems = {"original": "original"}
 
     def steps(name: str, **how):
@@ -259,10 +258,10 @@ def smoke():
 
 
 def real(c: ConfigDict, *, evaluated: int, judge: dict[str, Any], **settings):
-    """The program on one file of pairs, some of which are kept to be evaluated on."""
-    c.data.heldout_examples = evaluated
-    trained = program(c, pairs=c.data, init=c.model, **settings)
-    tried, systems = inference(c, c.data, settings["answers"], part="heldout")
+    """The program on one file of pairs, some of whose prompts are kept to be evaluated on."""
+    trained = program(c, pairs=c.data, init=c.model, tests=evaluated, **settings)
+    tests = of_stage(c.data, "folds/test")
+    tried, systems = inference(c, tests, settings["answers"])
     compare = evaluate("judge", systems=systems, data=c.data, field="refinement", **judge)
     return recipe(c, **trained, **tried, compare=compare)
 

@@ -11,10 +11,15 @@ from lfjax.data.views import best_and_worst
 from lfjax.errors import UserError
 
 Folds = dict[str, list[Record]]
+TEST = "test"
 
 
 def folds(
-    records: Sequence[Record], seed: int, *, names: Sequence[str] = ("sft", "rm", "rl")
+    records: Sequence[Record],
+    seed: int,
+    *,
+    names: Sequence[str] = ("sft", "rm", "rl"),
+    test: int = 0,
 ) -> tuple[Folds, Counter]:
     """As many folds of about equal size as there are names; all records of one prompt are in one,
     also where prompts differ in case and spaces alone. Wang et al. 2024 (arXiv 2310.00898, section
@@ -23,11 +28,15 @@ def folds(
     A record that says in `meta.fold` where it belongs stays there. Records without a preference are
     left out, and counted.
 
+    Args:
+      test: so many prompts make one more fold, `test`, to be evaluated on.
+
     Raises: UserError for a name that occurs twice, a `meta.fold` that is none of the names, a
       prompt in two such folds, and a fold without records.
     """
-    if len(set(names)) < len(names) or not names:
-        raise UserError(f"folds: names={list(names)}; expected different names.")
+    names = (*names, *([TEST] if test else []))
+    if len(set(names)) < len(names) or not names or test < 0:
+        raise UserError(f"folds: names={list(names)}, test={test}; expected different names.")
     groups: dict[str, list[Record]] = defaultdict(list)
     left: Counter = Counter()
     for r in records:
@@ -44,8 +53,11 @@ def folds(
             free.append(groups[key])
         else:
             out[own] += groups[key]
-    for group in free:
-        min(out.values(), key=len).extend(group)
+    if test:
+        for group in free[:test]:
+            out[TEST] += group
+    for group in free[test:]:
+        min((out[name] for name in names if name != TEST or not test), key=len).extend(group)
     empty = [name for name, fold in out.items() if not fold]
     if empty:
         why = ", ".join(f"{n} {reason}" for reason, n in left.items()) or "none"

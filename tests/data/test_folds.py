@@ -56,6 +56,16 @@ def test_folds_that_are_given():
         folds([*records, pair(1, prompt="x", fold="dev")], 0)
 
 
+def test_prompts_to_evaluate_on():
+    records = [pair(i, prompt=f"question {i % 50}") for i in range(100)]
+    found = folds(records, 0, test=5)[0]
+    assert list(found) == ["sft", "rm", "rl", "test"] and len(found["test"]) == 10
+    keys = [{prompt_key(r) for r in fold} for fold in found.values()]
+    assert len(keys[3]) == 5 and sum(map(len, keys)) == len(set.union(*keys)) == 50
+    with pytest.raises(UserError, match="expected different names"):
+        folds(records, 0, names=("sft", "test"), test=5)
+
+
 def test_too_few():
     with pytest.raises(UserError, match=r"2 different prompts .* stay empty"):
         folds([pair(0), pair(1), pair(2, worse="good")], 0)
