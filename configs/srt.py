@@ -173,7 +173,9 @@ def lab(
     samples=16,
     again=0,
     scores=(),
+    ties="keep",
     quick=None,
+    world=None,
 ):
     """The two stages in the ledger, what they come to, and the gate: whether a critique is of use
     in this world at all.
@@ -185,7 +187,10 @@ def lab(
       samples: answers that are re-ranked.
       again: more refinements by the critic of its refinements.
       scores: of the refinements that the first stage keeps; all if empty.
-      quick: settings of all train stages.
+      ties: what becomes, in the second stage, of refinements that score the same: nearly all do,
+        to so small a model (the stage `self_bias` says so).
+      quick: settings of the train stages on texts of the ledger, for tests.
+      world: settings of the ledger.
     """
     c = base(source="records", path="world/pretraining", model_path="world/model")
     c.model.weights = "random"
@@ -198,7 +203,7 @@ def lab(
     tuned = PACKED | dict(learning_rate=2e-3, total_epochs=5.0, warmup_fraction=0.1) | quick
     sizes = dict(pretraining=pretraining, prompts=first + second, evaluated=evaluated)
     stages = {
-        "world": make("lfjax.lab.making:ledger", **sizes),
+        "world": make("lfjax.lab.making:ledger", **sizes, **(world or {})),
         "base": train(
             "sft",
             data=c.data,
@@ -216,12 +221,11 @@ def lab(
             stage1=tuned,
             stage2=ROWS
             | dict(max_tokens=160, batch_examples=32, learning_rate=3e-4, warmup_fraction=0.1)
-            | dict(beta=0.1, terminator="feedback_header")
-            | quick,
+            | dict(beta=0.1, terminator="feedback_header"),
             # A perfect answer has no better one, and its score has to be learned, too.
             keep=(
                 dict(ties="keep", unchanged="keep", scores=scores),
-                dict(ties="drop"),
+                dict(ties=ties),
             ),
             leave_out=leave_out,
         ),
@@ -270,8 +274,12 @@ def lab(
 
 
 def smoke():
-    few = dict(total_epochs=0.0, total_steps=4, warmup_steps=0, warmup_fraction=0.0)
-    return lab(pretraining=400, first=24, second=24, evaluated=6, samples=2, quick=few)
+    """One account, and just enough steps to learn the form of a critique."""
+    few = dict(total_epochs=0.0, total_steps=150, batch_rows=4, warmup_fraction=0.0)
+    few |= dict(learning_rate=4e-3, warmup_steps=10)
+    world = dict(accounts=1, fewest=2)
+    sizes = dict(pretraining=300, first=60, second=60, evaluated=6, samples=2)
+    return lab(**sizes, quick=few, world=world)
 
 
 # --- elsewhere --------------------------------------------------------------------------------

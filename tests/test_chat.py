@@ -29,6 +29,16 @@ def test_one_question(stories):
     assert "20 tokens," in one.stderr and "tokens/s, cut at max_new_tokens" in one.stderr
 
 
+def test_a_refinement_that_cannot_be_read(stories):
+    """The heading is written for the model; the first answer stays."""
+    flags = (f"--model={stories}", "--template=bare", "--temperature=0", "--max_new_tokens=8")
+    flags += ("--self_refine", "--refine_tokens=12", "--max_tokens=128")
+    one = chat(*flags, "--prompt=Once upon a time")
+    assert one.returncode == 0, one.stderr
+    assert "\n### Feedback\n" in one.stdout and one.stderr.count("tokens/s") == 2
+    assert "(not read as a refinement: no improved response; the answer stays)" in one.stderr
+
+
 def test_a_conversation(stories):
     """Later turns see the earlier ones; a conversation that became too long is told so."""
     flags = (f"--model={stories}", "--template=bare", "--max_new_tokens=24", "--max_tokens=80")

@@ -36,6 +36,7 @@ AUTHOR = "oracle"
 CELLS = tuple("abcdefghijklmnopqr")
 NAMES = tuple("zyxwvu")
 BASE = 10  # totals are last digits
+TRIES = 200  # draws for each prompt, before there are taken to be no more
 WORK = "work"  # asks for running totals
 RIGHT, WRONG = "right", "wrong"
 HEADS = ("Weaknesses:", "Advice:", "Overall", "Score:", "###", "Feedback", "Improved", "Response")
@@ -101,16 +102,22 @@ class Ledger:
             yield self._record(f"pretraining-{number:06d}", "pretraining", prompt, response)
 
     def prompts(self, split: str, count: int) -> list[Record]:
-        """Different prompts without responses. Raises: UserError for an unknown split."""
+        """Different prompts without responses. Raises: UserError for an unknown split, or more
+        prompts than can be found."""
         if split not in SPLITS:
             raise UserError(f"ledger: unknown split '{split}'. {nearest(split, SPLITS)}")
         rng = random.Random(f"prompts/{self.seed}")
         found: dict[str, Record] = {}
-        while len(found) < count:
+        for _ in range(TRIES * max(count, 100)):
+            if len(found) == count:
+                return list(found.values())
             text = _prompt(self._lines(rng))
             if split_of(text) == split and text not in found:
                 found[text] = self._record(f"{split}-{len(found):05d}", "ledger", text)
-        return list(found.values())
+        raise UserError(
+            f"ledger: {count} prompts of '{split}' are asked for, {len(found)} were found; more "
+            "accounts or entries make more."
+        )
 
     def preferences(self, split: str, count: int) -> list[Record]:
         """Prompts with two answers each, of which one has more right lines and is preferred."""

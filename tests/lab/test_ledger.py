@@ -111,5 +111,7 @@ def test_the_critic_as_a_rule():
 def test_mistakes():
     with pytest.raises(UserError, match="fewest"):
         Ledger(entries=2, fewest=3)
+    with pytest.raises(UserError, match="were found"):
+        Ledger(accounts=1, entries=1).prompts("train", 10)
     with pytest.raises(UserError, match="expected 3 accounts"):
         WORLD.parts(replace(RECORD, prompt=(replace(RECORD.prompt[0], content="a 1\nb x"),)), "z 1")

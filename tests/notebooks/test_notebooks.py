@@ -69,3 +69,12 @@ def test_lab_tour(tmp_path, monkeypatch):
     )
     assert shown.count("image/png") == 2 and "iframe" in shown and "precision of blame" in shown
     assert (run / "report" / "index.html").is_file()
+
+
+@pytest.mark.slow
+def test_srt(tmp_path, monkeypatch):
+    workdir = tmp_path / "run"
+    given = {"LFJAX_SRT": "lab_smoke", "LFJAX_WORKDIR": str(workdir)}
+    shown = execute("srt.ipynb", given, monkeypatch)
+    assert "image/png" in shown and "Overall Score" in shown and "### Feedback" in shown
+    assert "agreement_stage2" in shown and (workdir / "report" / "index.html").is_file()
