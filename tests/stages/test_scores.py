@@ -126,6 +126,13 @@ def test_what_was_trained_scores_the_same_when_it_is_read_again(gap, one_device)
         assert gaps.mean() + meaning["offset"] == pytest.approx(meaning["means"][name], rel=0.25)
 
 
+def test_transformers_loads_what_lies_beside_the_head(reward):
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("torch")
+    network = transformers.AutoModelForCausalLM.from_pretrained(str(reward / "hf"))
+    assert network.config.vocab_size > 0
+
+
 def test_a_score_depends_on_its_text_alone(reward, one_device):
     """Alone, among longer texts, on several devices, in bfloat16."""
     scorer = load_scorer(str(reward / "hf"), one_device)
