@@ -46,6 +46,11 @@ def main(argv) -> None:
             "both --config FILE and --workdir DIR are needed. Example: "
             + __doc__.split("\n")[2].strip()
         )
+    if "://" in WORKDIR.value:
+        raise UserError(
+            f"--workdir {WORKDIR.value}: a bucket cannot be written to directly; mount it on every "
+            "host (gcsfuse), and give the folder."
+        )
     from lfjax.report.page import write_report
     from lfjax.stages.run import run_recipe
 

@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# A run on one host with GPUs, reached by ssh.
+#
+#   launch/gpu_host.sh [--dry-run] HOST run FLAGS…
+#   launch/gpu_host.sh [--dry-run] HOST logs | stop
+#
+# `run` copies this checkout to HOST:~/lfjax, installs it, and starts `python -m lfjax.main FLAGS…`, one
+# process with all GPUs, which goes on when the connection ends. `logs` follows it; `stop` has it save
+# and stop. The same `run` goes on from there.
+#
+#   EXTRA   cuda12 (or cuda13), by the host's driver
+#
+# --dry-run   print the commands, and run none
+#
+# Needs: ssh and rsync here; on the host a driver, nvidia-smi, and python3 with pip.
+set -euo pipefail
+
+usage() { sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p}' "$0"; }
+fail() { echo "launch/gpu_host.sh: $1" >&2 && exit 2; }
+
+dry=
+[[ ${1:-} == --dry-run ]] && dry=1 && shift
+case ${1:-} in -h | --help | '') usage && exit ;; esac
+host=$1 what=${2:-}
+shift
+shift || true
+
+say() { # a command that is run, or in a dry run shown
+  if [[ -n $dry ]]; then
+    printf '%q ' "$@"
+    echo
+  else
+    "$@"
+  fi
+}
+
+case $what in
+  run)
+    say rsync -a --delete --exclude .git --exclude .venv --exclude runs ./ "$host:lfjax/"
+    # uv brings a Python that is new enough
+    say ssh "$host" "nvidia-smi -L && python3 -m pip install --quiet --user uv && cd lfjax && ~/.local/bin/uv venv --quiet --allow-existing --python 3.12 ~/env && VIRTUAL_ENV=~/env ~/.local/bin/uv pip install --quiet -e '.[${EXTRA:-cuda12}]'"
+    # the lock keeps a second start out while the first goes on
+    say ssh "$host" "cd lfjax && nohup flock --nonblock ~/lfjax.lock ~/env/bin/python -u -m lfjax.main $(printf '%q ' "$@")> ~/lfjax.log 2>&1 < /dev/null & echo started; sleep 5; tail -n 5 ~/lfjax.log"
+    ;;
+  logs) say ssh -t "$host" 'tail -n 100 -f lfjax.log' ;;
+  stop) say ssh "$host" 'pkill -TERM -f lfjax[.]main' ;;
+  *) fail "unknown '$what'; expected run, logs or stop." ;;
+esac

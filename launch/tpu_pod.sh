@@ -1,0 +1,132 @@
+#!/usr/bin/env bash
+# A run on Cloud TPU VMs, one slice or several, through queued resources.
+#
+#   ZONE=us-east5-b launch/tpu_pod.sh [--dry-run] run v6e-16 FLAGS…
+#   ZONE=us-east5-b launch/tpu_pod.sh [--dry-run] logs | stop | delete
+#
+# `run` asks for the TPUs, waits for them, copies this checkout to every host, installs it, and starts
+# `python -m lfjax.main FLAGS…` on all; it returns when that ends. Called again it does what is left.
+# With SPOT=1, TPUs that vanish are asked for again, and the same command goes on from the last
+# checkpoint. `logs` follows process 0; `stop` has all save and stop; `delete` gives the TPUs back.
+#
+#   NAME     of the resource (lfjax)        SLICES   slices of a multislice run (1)
+#   ZONE     where to ask; needed           SPOT     1 for spot TPUs
+#   PROJECT  gcloud's own unless set        POLL     seconds between looks (30)
+#
+# --dry-run   print the commands, and run none
+#
+# Needs: gcloud, signed in, with a quota for the TPUs; a --workdir and data on a file system that all
+# hosts have mounted (Filestore, or a bucket through gcsfuse). v4, v5e, v5p and v6e are known, as v5e-16.
+set -euo pipefail
+
+usage() { sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p}' "$0"; }
+fail() { echo "launch/tpu_pod.sh: $1" >&2 && exit 2; }
+
+dry=
+[[ ${1:-} == --dry-run ]] && dry=1 && shift
+what=${1:-}
+(($#)) && shift
+name=${NAME:-lfjax} slices=${SLICES:-1} poll=${POLL:-30}
+where=(--zone "${ZONE:-}")
+[[ -n ${PROJECT:-} ]] && where+=(--project "$PROJECT")
+case $what in
+  run | logs | stop | delete) [[ -n ${ZONE:-} ]] || fail "set ZONE, such as ZONE=us-east5-b." ;;
+  -h | --help | '') usage && exit ;;
+  *) fail "unknown '$what'; expected run, logs, stop or delete." ;;
+esac
+
+say() { # a command that is run, or in a dry run shown
+  if [[ -n $dry ]]; then
+    printf '%q ' "$@"
+    echo
+  else
+    "$@"
+  fi
+}
+resource=(gcloud compute tpus queued-resources)
+nodes=("$name")
+if ((slices > 1)); then
+  nodes=()
+  for ((i = 0; i < slices; i++)); do nodes+=("$name-$i"); done
+fi
+everywhere() { # a shell command on all hosts of all slices, at once; its worst status
+  local pids=() status=0
+  for node in "${nodes[@]}"; do
+    line=(gcloud compute tpus tpu-vm ssh "$node" "${where[@]}" --worker=all --command="$1")
+    if [[ -n $dry ]]; then
+      say "${line[@]}"
+    else
+      "${line[@]}" &
+      pids+=($!)
+    fi
+  done
+  for pid in "${pids[@]}"; do wait "$pid" || status=$?; done
+  return "$status"
+}
+state() {
+  "${resource[@]}" describe "$name" "${where[@]}" --format='value(state.state)' 2>/dev/null || echo NONE
+}
+
+case $what in
+  logs)
+    say gcloud compute tpus tpu-vm ssh "${nodes[0]}" "${where[@]}" --worker=0 \
+      --command='tail -n 100 -f lfjax.log'
+    exit
+    ;;
+  stop)
+    everywhere 'pkill -TERM -f lfjax[.]main'
+    exit
+    ;;
+  delete)
+    say "${resource[@]}" delete "$name" "${where[@]}" --force --quiet
+    exit
+    ;;
+esac
+
+type=${1:-}
+(($#)) && shift
+case $type in
+  v4-*) image=tpu-ubuntu2204-base ;;
+  v5e-*) image=v2-alpha-tpuv5-lite type=v5litepod-${type#v5e-} ;;
+  v5p-*) image=v2-alpha-tpuv5 ;;
+  v6e-*) image=v2-alpha-tpuv6e ;;
+  *) fail "unknown TPU '$type'; expected v4-N, v5e-N, v5p-N or v6e-N." ;;
+esac
+create=(create "$name" "${where[@]}" --accelerator-type="$type" --runtime-version="$image")
+if ((slices > 1)); then
+  create+=(--node-count="$slices" --node-prefix="$name")
+else
+  create+=(--node-id="$name")
+fi
+[[ -n ${SPOT:-} ]] && create+=(--spot)
+# The images' own Python is older than lfjax wants.
+setup='python3 -m pip install --quiet --user uv && cd lfjax && ~/.local/bin/uv venv --quiet --allow-existing --python 3.12 ~/env && VIRTUAL_ENV=~/env ~/.local/bin/uv pip install --quiet -e .[tpu]'
+# The lock keeps a second start out while the first, whose connection was lost, goes on.
+main="cd lfjax && flock --nonblock --conflict-exit-code 2 ~/lfjax.lock ~/env/bin/python -u -m lfjax.main $(printf '%q ' "$@")> ~/lfjax.log 2>&1"
+
+wait_for_tpus() {
+  while true; do
+    case $(state) in
+      ACTIVE) return ;;
+      NONE) say "${resource[@]}" "${create[@]}" ;;
+      FAILED | SUSPENDED | SUSPENDING) say "${resource[@]}" delete "$name" "${where[@]}" --force --quiet ;;
+    esac
+    sleep "$poll"
+  done
+}
+if [[ -n $dry ]]; then
+  say "${resource[@]}" "${create[@]}"
+fi
+while true; do
+  [[ -n $dry ]] || wait_for_tpus
+  status=0
+  for node in "${nodes[@]}"; do
+    say gcloud compute tpus tpu-vm scp --recurse . "$node:~/lfjax" "${where[@]}" --worker=all || status=$?
+  done
+  if ((status == 0)); then everywhere "$setup" || status=$?; fi
+  if ((status == 0)); then everywhere "$main" || status=$?; fi
+  # Status 2 is a mistake that another start would make again.
+  if ((status == 0 || status == 2)) || [[ -n $dry || -z ${SPOT:-} || $(state) == ACTIVE ]]; then
+    exit "$status"
+  fi
+done
