@@ -73,7 +73,8 @@ def find_input(stage: str, role: str, source: str) -> str:
 
     Raises: UserError if there is no such file or directory.
     """
-    path = resolve_model(source) if role in ("init", "kl_to") else source
+    models = role in ("init", "kl_to") or role.startswith("reward/")
+    path = resolve_model(source) if models else source
     if not (is_tfds(path) if "://" in path else Path(path).exists()):
         raise UserError(f"{path}: no such file or directory (stage '{stage}', {role}).")
     return path

@@ -113,6 +113,7 @@ def get_config(arg="bandit"):
         stages["rl"] = rl(
             reward=rule + "value",
             beta=0.0,
+            kl_dtype="bfloat16",
             total_steps=60,
             learning_rate=0.02,
             decay="linear",

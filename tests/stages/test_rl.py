@@ -125,8 +125,9 @@ def test_rollouts_are_records(bandit):
 def test_whole_answers_without_a_reference(tmp_path):
     """Several tokens, two mini-batches, two passes: all answers are the best, and end."""
     done(tmp_path, "words")
-    last = log(tmp_path)[-1]
+    first, *_, last = log(tmp_path)
     assert last["reward"] > 1.45 and last["eos"] > 0.95
+    assert 0 < first["kl_k3"] < 1e-2  # the reference is rounded
 
 
 @pytest.mark.slow
@@ -272,6 +273,13 @@ def test_mistakes(world, changed, said):
     with pytest.raises(UserError, match=re.escape(said)):
         run_recipe(c, str(world))
     assert not (world / "rl" / "stage.json").exists()
+
+
+def test_a_reward_called_like_the_monitor(world):
+    c = bandit_config("short")
+    c.stages.rl.rewards.monitor = c.stages.rl.rewards.value
+    with pytest.raises(UserError, match="give the reward another name"):
+        run_recipe(c, str(world))
 
 
 def test_other_tokens(world, tmp_path):
