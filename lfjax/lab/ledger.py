@@ -36,6 +36,8 @@ AUTHOR = "oracle"
 CELLS = tuple("abcdefghijklmnopqr")
 NAMES = tuple("zyxwvu")
 BASE = 10  # totals are last digits
+PRETRAINING = {"answer": 0.42, "check": 0.42, "comparison": 0.16}  # shares of texts
+COMPARED = 8  # comparisons of a text
 TRIES = 200  # draws for each prompt, before there are taken to be no more
 WORK = "work"  # asks for running totals
 RIGHT, WRONG = "right", "wrong"
@@ -87,13 +89,17 @@ class Ledger:
     # --- records ------------------------------------------------------------------------------
 
     def pretraining(self, count: int) -> Iterator[Record]:
-        """Right answers, and as often answers that are checked by running totals. How far an answer
-        is from its check varies, so that models learn to find it anywhere."""
+        """Right answers, as often answers that are checked by running totals, and now and then bare
+        comparisons of a total with what is said. How far an answer is from its check varies, so
+        that models learn to find it anywhere."""
         rng = random.Random(f"pretraining/{self.seed}")
         for number in range(count):
             lines = self._lines(rng)
             prompt, response = _prompt(lines), _answer(lines)
-            if rng.random() < 0.5:
+            kind = rng.choices(list(PRETRAINING), list(PRETRAINING.values()))[0]
+            if kind == "comparison":
+                prompt, response = WORK, "\n".join(_compared(rng) for _ in range(COMPARED))
+            elif kind == "check":
                 wrong = [i for i in range(self.accounts) if rng.random() < 0.5]
                 given = _answer(lines, wrong, rng)
                 asked = " ".join([WORK] * rng.randint(1, 4))
@@ -224,6 +230,13 @@ def _checked(lines: list[list[int]], response: str) -> str:
         mark = RIGHT if told == str(totals[-1]) else WRONG
         out.append(f"{_named(i, totals)} {name} {told} {mark}")
     return "\n".join(out)
+
+
+def _compared(rng: random.Random) -> str:
+    """The end of a line that checks an account: right as often as wrong."""
+    total, same = rng.randrange(BASE), rng.random() < 0.5
+    told = total if same else (total + rng.randrange(1, BASE)) % BASE
+    return f"{total} {rng.choice(NAMES)} {told} {RIGHT if same else WRONG}"
 
 
 def _part(index: int, lines: list[list[int]], text: str, start: int) -> Part:
