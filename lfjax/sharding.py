@@ -134,7 +134,7 @@ def put(tree, mesh: Mesh, spec: P):
     return jax.tree.map(lambda x: on_shards(x, sharding), tree)
 
 
-def on_shards(x: np.ndarray, sharding: NamedSharding) -> jax.Array:
+def on_shards(x: np.ndarray | np.generic | jax.Array, sharding: NamedSharding) -> jax.Array:
     """One host array, known to every process, as an array of all devices."""
     return jax.make_array_from_callback(np.shape(x), sharding, lambda i: np.asarray(x)[i])
 
