@@ -160,7 +160,7 @@ LEDGER_CRITIC = dict(judge="rule", rule="lfjax.lab.making:critic")
 SHORT = dict(max_new_tokens=16, max_tokens=128, slots=128)
 LONG = dict(max_new_tokens=64, max_tokens=192, slots=128)
 ROWS = dict(row_tokens=320, remat="none", save_steps=0, save_epochs=1.0)
-PACKED = dict(ROWS, batch_examples=0, batch_rows=4, max_tokens=160)
+PACKED = dict(ROWS, batch_examples=0, batch_rows=8, max_tokens=160)
 
 
 def lab(
@@ -200,16 +200,14 @@ def lab(
         return of_stage(c.data, stage)
 
     tests, quick = of("world/test"), quick or {}
-    tuned = PACKED | dict(learning_rate=1.5e-3, total_epochs=5.0, warmup_fraction=0.1) | quick
+    tuned = PACKED | dict(learning_rate=2e-3, total_epochs=5.0, warmup_fraction=0.1) | quick
+    first_steps = dict(learning_rate=4e-3, b2=0.99, warmup_steps=50)
+    early = PACKED | first_steps | dict(batch_rows=2, learning_rate=3e-3)
     sizes = dict(pretraining=pretraining, prompts=first + second, evaluated=evaluated)
     stages = {
         "world": make("lfjax.lab.making:ledger", **sizes, **(world or {})),
-        "base": train(
-            "sft",
-            data=c.data,
-            init=c.model,
-            **PACKED | dict(learning_rate=3e-3, b2=0.99, warmup_steps=100) | quick,
-        ),
+        "digits": train("sft", data=of("world/comparisons"), init=c.model, **early | quick),
+        "base": train("sft", data=c.data, init="digits", **PACKED | first_steps | quick),
         **program(
             c,
             prompts=of("world/prompts"),

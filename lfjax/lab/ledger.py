@@ -36,7 +36,7 @@ AUTHOR = "oracle"
 CELLS = tuple("abcdefghijklmnopqr")
 NAMES = tuple("zyxwvu")
 BASE = 10  # totals are last digits
-PRETRAINING = {"answer": 0.42, "check": 0.42, "comparison": 0.16}  # shares of texts
+PRETRAINING = {"answer": 0.46, "check": 0.46, "comparison": 0.08}  # shares of texts
 COMPARED = 8  # comparisons of a text
 TRIES = 200  # draws for each prompt, before there are taken to be no more
 WORK = "work"  # asks for running totals
@@ -89,16 +89,16 @@ class Ledger:
     # --- records ------------------------------------------------------------------------------
 
     def pretraining(self, count: int) -> Iterator[Record]:
-        """Right answers, as often answers that are checked by running totals, and now and then bare
-        comparisons of a total with what is said. How far an answer is from its check varies, so
-        that models learn to find it anywhere."""
+        """Right answers, as often answers that are checked by running totals, and now and then
+        comparisons. How far an answer is from its check varies, so that models learn to find it
+        anywhere."""
         rng = random.Random(f"pretraining/{self.seed}")
         for number in range(count):
             lines = self._lines(rng)
             prompt, response = _prompt(lines), _answer(lines)
             kind = rng.choices(list(PRETRAINING), list(PRETRAINING.values()))[0]
             if kind == "comparison":
-                prompt, response = WORK, "\n".join(_compared(rng) for _ in range(COMPARED))
+                prompt, response = WORK, _comparisons(rng)
             elif kind == "check":
                 wrong = [i for i in range(self.accounts) if rng.random() < 0.5]
                 given = _answer(lines, wrong, rng)
@@ -106,6 +106,13 @@ class Ledger:
                 response = _checked(lines, given)
                 prompt = f"{prompt}\nanswer:\n{given}\n\n{asked}"
             yield self._record(f"pretraining-{number:06d}", "pretraining", prompt, response)
+
+    def comparisons(self, count: int) -> Iterator[Record]:
+        """Totals compared with what is said of them, which is best learned before anything else:
+        among other texts so small a model hardly finds that two digits are the same."""
+        rng = random.Random(f"comparisons/{self.seed}")
+        for n in range(count):
+            yield self._record(f"comparison-{n:06d}", "comparison", WORK, _comparisons(rng))
 
     def prompts(self, split: str, count: int) -> list[Record]:
         """Different prompts without responses. Raises: UserError for an unknown split, or more
@@ -230,6 +237,10 @@ def _checked(lines: list[list[int]], response: str) -> str:
         mark = RIGHT if told == str(totals[-1]) else WRONG
         out.append(f"{_named(i, totals)} {name} {told} {mark}")
     return "\n".join(out)
+
+
+def _comparisons(rng: random.Random) -> str:
+    return "\n".join(_compared(rng) for _ in range(COMPARED))
 
 
 def _compared(rng: random.Random) -> str:

@@ -61,6 +61,7 @@ def ledger(
     book = Ledger(seed, **settings)
     write_model(folder / "model", book, template=LEDGER_TEMPLATE, lines=True)
     records = {
+        "comparisons": list(book.comparisons(pretraining // 5)),
         "pretraining": list(book.pretraining(pretraining)),
         "prompts": book.prompts("train", prompts),
         "validation": book.prompts("validation", evaluated),

@@ -73,14 +73,14 @@ def test_its_critiques_are_read_as_they_were_meant():
 def test_files(tmp_path):
     outputs = ledger(tmp_path, seed=3, pretraining=20, prompts=8, evaluated=4)
     assert set(outputs) == {
-        *("model", "pretraining", "prompts", "validation", "test", "preferences"),
+        *("model", "comparisons", "pretraining", "prompts", "validation", "test", "preferences"),
     }
     from lfjax.data.sources import load
 
     read = {
         k: load(str(tmp_path / v), "records").records for k, v in outputs.items() if k != "model"
     }
-    for r in read["pretraining"]:
+    for r in (*read["comparisons"], *read["pretraining"]):
         if r.prompt[0].content == "work":
             for total, _, told, mark in map(str.split, r.response.split("\n")):
                 assert (total == told) == (mark == "right")
