@@ -91,6 +91,24 @@ def test_self_refine_asks_for_feedback_and_then_for_a_rewrite():
     assert rewrite.messages[3] == Message("assistant", "so") and rewrite.messages[4].role == "user"
 
 
+def test_every_step_is_a_draw_of_its_own():
+    """Also where a step changed nothing, and in a later stage that goes on."""
+    drawn = []
+
+    def ask(questions):
+        drawn.append([q.sample for q in questions])
+        texts = [Answer("one") for _ in questions]
+        return Collected(texts, 0, texts, 0, 0.0)
+
+    records = [record(0, "one"), record(1, "one")]
+    for _ in range(2):
+        records = improving.next_step(improving.by_improver(records, ask, "m").records)
+    again = improving.begin([replace(r, refinement=r.response) for r in records], "refinement")
+    improving.by_improver(again, ask, "m")
+    improving.by_improver(improving.begin(records, "response"), ask, "m")
+    assert drawn == [[0, 0], [1, 1], [2, 2], [0, 0]]
+
+
 def test_a_chain_reads_what_the_step_before_made():
     first = [replace(record(0, "one"), refinement="two")]
     assert improving.begin(first, "refinement")[0].response == "two"

@@ -2,7 +2,8 @@
 3.5), or by a model's own feedback (Self-Refine, Madaan et al. 2023, 2303.17651).
 
 An improved Record holds what was improved as its `response` and the new text as its `refinement`.
-The next step improves that.
+The next step improves that, in a draw of its own also where nothing changed: `meta.improved_times`
+counts the steps.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from lfjax.errors import UserError
 from lfjax.judges.asking import Answer, Collected, Question
 from lfjax.judges.templates import FOLDER, messages_of
 
+TIMES = "improved_times"
 Ask = Callable[[Sequence[Question]], Collected]
 
 
@@ -42,12 +44,15 @@ def begin(records: Sequence[Record], of: str) -> list[Record]:
     needs = {"response": need_response, "refinement": need_refinement}
     if of not in needs:
         raise UserError(f"of='{of}': expected response or refinement.")
-    return [replace(r, response=needs[of](r), refinement=None) for r in records]
+    found = [replace(r, response=needs[of](r), refinement=None) for r in records]
+    if of == "response":
+        found = [replace(r, meta={k: v for k, v in r.meta.items() if k != TIMES}) for r in found]
+    return found
 
 
 def by_improver(records: Sequence[Record], ask: Ask, name: str) -> Improved:
     """One step: y ~ M(· | x, y_ref), laid out as in training (`views.after_reference`)."""
-    got = ask([Question(after_reference(r, need_response(r))) for r in records])
+    got = ask([Question(after_reference(r, need_response(r)), _times(r)) for r in records])
     return Improved(_filled(records, got.answers, name), [got])
 
 
@@ -62,13 +67,13 @@ def by_self_refine(
     asked = _question(feedback or FOLDER / "self_feedback.jinja")
     again = _question(rewrite or FOLDER / "self_rewrite.jinja")
     shown = [(*r.prompt, Message("assistant", need_response(r)), *asked) for r in records]
-    first = ask([Question(messages) for messages in shown])
+    first = ask([Question(m, _times(r)) for r, m in zip(records, shown)])
     said = [
         (replace(r, meta={**r.meta, "self_feedback": a.text}), (*m, Message("assistant", a.text)))
         for r, m, a in zip(records, shown, first.answers)
         if a.text is not None
     ]
-    second = ask([Question((*messages, *again)) for _, messages in said])
+    second = ask([Question((*messages, *again), _times(r)) for r, messages in said])
     return Improved(_filled([r for r, _ in said], second.answers, name), [first, second])
 
 
@@ -81,12 +86,16 @@ def _question(path: str | Path) -> tuple[Message, ...]:
     return messages_of(path, {})
 
 
+def _times(record: Record) -> int:
+    return record.meta.get(TIMES, 0)
+
+
 def _filled(records: Sequence[Record], answers: Sequence[Answer], name: str) -> list[Record]:
-    return [
-        replace(r, refinement=a.text, meta={**r.meta, "improved_by": name, "finish": a.finish})
-        for r, a in zip(records, answers)
-        if a.text is not None
-    ]
+    def one(r: Record, a: Answer) -> Record:
+        told = {"improved_by": name, TIMES: _times(r) + 1, "finish": a.finish}
+        return replace(r, refinement=a.text, meta={**r.meta, **told})
+
+    return [one(r, a) for r, a in zip(records, answers) if a.text is not None]
 
 
 # --- until it is good enough ------------------------------------------------------------------
