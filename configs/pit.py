@@ -13,7 +13,7 @@ custom        your pairs and model: --config.data.path=pairs.jsonl (`prompt`, `c
               --config.model.path=DIRECTORY_OR_HUB_ID, and a judge behind an endpoint:
               --config.judge.url=URL --config.judge.model=NAME
 stories260k   the same with a pretrained model of 260 K parameters, all of it trained, and judged by
-              itself: a test of plumbing that teaches nothing
+              a rule: a test of plumbing that teaches nothing
 hh_7b, summarize_7b
               the paper's data on a pod, with its values where they are known:
               docs/reproduce_pit.md
@@ -257,12 +257,12 @@ def smoke():
 # --- real data --------------------------------------------------------------------------------
 
 
-def real(c: ConfigDict, *, evaluated: int, judge: dict[str, Any], **settings):
+def real(c: ConfigDict, *, evaluated: int, judge: dict[str, Any], mode="judge", **settings):
     """The program on one file of pairs, some of whose prompts are kept to be evaluated on."""
     trained = program(c, pairs=c.data, init=c.model, tests=evaluated, **settings)
     tests = of_stage(c.data, "folds/test")
     tried, systems = inference(c, tests, settings["answers"])
-    compare = evaluate("judge", systems=systems, data=c.data, field="refinement", **judge)
+    compare = evaluate(mode, systems=systems, data=c.data, field="refinement", **judge)
     return recipe(c, **trained, **tried, compare=compare)
 
 
@@ -299,7 +299,13 @@ def stories260k():
         c,
         evaluated=4,
         heldout=4,
-        judge=dict(init=c.model, max_new_tokens=16, max_tokens=512, on_missing="count"),
+        mode="rule",
+        judge=dict(
+            rule="lfjax.judges.rules:length",
+            rule_options=dict(at_least=40),
+            on_missing="count",
+            baseline="original",
+        ),
         sft=how | dict(learning_rate=1e-4),
         scores=how | scores,
         learning=dict(prompts=4, samples=2, max_new_tokens=24, max_tokens=512, row_tokens=1024)
