@@ -7,7 +7,7 @@ A model answers instructions, a critic says what is weak about each answer and i
 model learns to do all three. Then it criticises and refines its own answers to new instructions,
 and learns by DPO to prefer its refinements. A variant is named after the colon:
 
-lab           the ledger, a small world whose oracle is the critic: some 5 minutes on two CPU cores
+lab           the ledger, a small world whose oracle is the critic: some 7 minutes on two CPU cores
 lab_no_score, lab_no_suggestions, lab_no_weaknesses
               the same with one part left out of the feedback that stage 1 learns
 lab_few, lab_half
@@ -187,8 +187,7 @@ def lab(
       samples: answers that are re-ranked.
       again: more refinements by the critic of its refinements.
       scores: of the refinements that the first stage keeps; all if empty.
-      ties: what becomes, in the second stage, of refinements that score the same: nearly all do,
-        to so small a model (the stage `self_bias` says so).
+      ties: what becomes, in the second stage, of refinements that score the same.
       quick: settings of the train stages on texts of the ledger, for tests.
       world: settings of the ledger.
     """
