@@ -18,6 +18,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from lfjax import processes
 from lfjax.data.load import Batches
 from lfjax.data.rows import Rows, Unit
 from lfjax.losses import segment_sum
@@ -42,7 +43,7 @@ def with_reference(
     """
     file = stage.folder / "reference.safetensors"
     columns = _stored(file, stage.fingerprint)
-    if columns is None:
+    if not processes.decide(bool, columns):
         params = start()
         shardings = jax.tree.map(lambda x: x.sharding, params)
         score = _scorer(stage.mesh, logprobs, shardings)
@@ -50,7 +51,7 @@ def with_reference(
             name: _columns(stage, f"reference, {name}", batches, score, params)
             for name, batches in parts.items()
         }
-        if jax.process_index() == 0:
+        if processes.index() == 0:
             write_atomic(file, save(columns, {"fingerprint": stage.fingerprint}))
     return {name: _filled(batches, columns[name]) for name, batches in parts.items()}
 

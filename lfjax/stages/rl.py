@@ -105,7 +105,7 @@ def rl(stage: Stage) -> Result:
     abstract = abstract_state(policy.model.abstract, tx, mesh)
     state_shardings, held = jax.tree.map(lambda x: x.sharding, (abstract, frozen))
     checkpoints = Checkpoints(stage.folder / "checkpoints", keep=c.keep)
-    done, before = checkpoints.latest() or 0, 0.0
+    done, before = processes.decide(checkpoints.latest) or 0, 0.0
     if done:
         state, before = checkpoints.restore(done, abstract), checkpoints.meta(done)["seconds"]
         print(f"  continuing after step {done} of {last}", flush=True)
