@@ -158,7 +158,7 @@ def rl(stage: Stage) -> Result:
             logp, ref_logp = columns["logp"], columns["ref_logp"]
             mask = padded([np.ones(len(r.ids)) for r in rollouts], c.max_new_tokens)
             kl = kl_of(columns, options["kl"])
-            tokens = (jnp.reshape(x, (c.prompts, c.samples, -1)) for x in (kl, mask))
+            tokens = (jnp.asarray(x).reshape(c.prompts, c.samples, -1) for x in (kl, mask))
             advantage = estimator.advantages(jnp.asarray(rewards), *tokens, **options)
             advantage = np.asarray(advantage).reshape(mask.shape)
 
