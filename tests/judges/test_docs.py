@@ -19,6 +19,8 @@ def test_every_kind_and_its_fields_are_named(record):
     table = PAGE.split("## Templates")[1].split("## The endpoint")[0]
     for kind, judge in JUDGES.items():
         assert f"| `{kind}` |" in PAGE
+        if judge.template is None:
+            continue
         row = next(
             line for line in table.splitlines() if line.startswith("|") and f"`{kind}`" in line
         )
