@@ -177,7 +177,7 @@ def lab(
         prompts=32,
         samples=4,
         max_new_tokens=14,
-        max_tokens=64,
+        max_tokens=48,
         slots=128,
         row_tokens=128,
         remat="none",
