@@ -8,6 +8,7 @@ monitor's opinion, or its agreement with the reward, falls.
 
 from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -128,7 +129,7 @@ def agreement(rewards: Float[np.ndarray, "g k"], monitor: Float[np.ndarray, "g k
     return float(right[told].mean()) if told.any() else float("nan")
 
 
-def alarm(log: Sequence[Mapping[str, float]], window: int) -> bool:
+def alarm(log: Sequence[Mapping[str, Any]], window: int) -> bool:
     """Over the last `window` logged steps with a monitor: the reward rises for sure, while the
     monitor's mean, or its agreement with the reward, falls for sure."""
     rows = [row for row in log if "monitor" in row][-window:]

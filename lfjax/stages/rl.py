@@ -309,8 +309,8 @@ def means(stage: Stage, step: int, updates: list[dict[str, Any]], kept: Path) ->
 
 
 def totals(
-    history: list[dict[str, float]], rollouts: list[Rollout], config: ModelConfig, passes: int
-) -> dict[str, float]:
+    history: list[dict[str, Any]], rollouts: list[Rollout], config: ModelConfig, passes: int
+) -> dict[str, Any]:
     """Since the first step: prompts, tokens of prompts and responses, and the arithmetic of drawing
     them (as much as a forward pass), of two more forward passes, and of learning."""
     before = history[-1] if history else {}
@@ -323,7 +323,7 @@ def totals(
     return {name: before.get(name, 0) + value for name, value in now.items()}
 
 
-def report(stage: Stage, history: list[dict[str, float]], log: MetricLog, bar) -> None:
+def report(stage: Stage, history: list[dict[str, Any]], log: MetricLog, bar) -> None:
     """Log the last step, sound the alarm when it begins, and move the live line."""
     row, window = history[-1], stage.config.alarm_steps
     if "monitor" in row:
@@ -354,14 +354,14 @@ class Clock:
         self.then = now
 
 
-def read_log(folder: Path) -> list[dict[str, float]]:
+def read_log(folder: Path) -> list[dict[str, Any]]:
     """The rows of `metrics.jsonl`; on process 0 alone, which writes it."""
     if processes.index():
         return []
     return list(map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()))
 
 
-def summary(history: list[dict[str, float]], seconds: float) -> Result:
+def summary(history: list[dict[str, Any]], seconds: float) -> Result:
     """Headline numbers are means over the last tenth of the steps."""
     rows = history[-max(1, round(LAST * len(history))) :]
     names = ("reward", "kl_k1", "length", "eos", "copied", "monitor", "agreement")
