@@ -83,8 +83,8 @@ def check_same(value: str, what: str) -> None:
 
 
 class StopSignal:
-    """While entered, SIGTERM and SIGINT ask the loop to save and stop. A second SIGINT interrupts at
-    once; a second SIGTERM does not: those who manage clusters send several.
+    """While entered, SIGTERM and SIGINT ask the loop to save and stop. A second SIGINT interrupts
+    at once; a second SIGTERM does not: those who manage clusters send several.
 
     Attributes:
       asked: the number of the signal that this process received; 0 for none.
