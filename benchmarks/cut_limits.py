@@ -23,7 +23,7 @@ from lfjax.stages.detect import wrong_tokens
 
 LINES = 8
 SHOWN = ("seen", "unseen", "clean", "ignorance")
-BINS = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0)
+BINS = (0.0, 0.3, 0.5, 0.7, 0.8, 1 / 1.1, 1.0)
 
 
 class Run:
