@@ -46,7 +46,7 @@ def with_reference(
     if not processes.decide(bool, columns):
         params = start()
         shardings = jax.tree.map(lambda x: x.sharding, params)
-        score = _scorer(stage.mesh, logprobs, shardings)
+        score = make_scorer(stage.mesh, logprobs, shardings)
         columns = {
             name: _columns(stage, f"reference, {name}", batches, score, params)
             for name, batches in parts.items()
@@ -67,7 +67,7 @@ def _stored(file, fingerprint: str) -> dict[str, np.ndarray] | None:
     return None
 
 
-def _scorer(mesh, logprobs, shardings):
+def make_scorer(mesh, logprobs, shardings):
     """(params, rows) -> sum of the learned log-probabilities of every segment, `[b, s]`."""
 
     def score(params, rows: Rows):

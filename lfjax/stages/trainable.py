@@ -49,29 +49,61 @@ class Trainable:
     merged: Callable[[Any, Path], Any]
 
 
+@dataclass(frozen=True)
+class Outline:
+    """What `Trainable` says of a model before any weight is there.
+
+    Attributes:
+      abstract, logprobs: as of `Trainable`.
+      frozen: the base under adapters, as ShapeDtypeStructs; None where all is trained.
+    """
+
+    abstract: Any
+    frozen: Any
+    logprobs: Callable[..., jax.Array]
+
+
+def outline(c, config: ModelConfig, *, scalar: bool = False) -> Outline:
+    """The model of a stage with the config `c`; with `scalar`, one that scores segments.
+
+    Raises: UserError for adapter settings or files that make no sense.
+    """
+    lora = lora_config(c.lora, config)
+    forward = _forward(Decoder(config, c.dtype, c.remat, lora), c.logprob_chunk, scalar)
+    head = abstract_head(config) if scalar else {}
+    if lora is None:
+        return Outline(
+            abstract_params(config) | head,
+            None,
+            lambda trained, rows, frozen, key=None: forward(*apart(trained), rows),
+        )
+
+    def logprobs(trained, rows, frozen, key=None):
+        adapters, score = apart(trained)
+        return forward(frozen, score, rows, adapters, key)
+
+    base = abstract_base(config, c.lora.base_dtype)
+    return Outline(abstract_lora(config, lora) | head, base, logprobs)
+
+
 def make_trainable(stage: Stage, config: ModelConfig, *, scalar: bool = False) -> Trainable:
     """The model of a stage, adapters and all; with `scalar`, one that scores segments.
 
     Raises: UserError for weights or adapter files that make no sense.
     """
     c, source = stage.config, stage.inputs["init"]
-    lora = lora_config(c.lora, config)
-    forward = _forward(Decoder(config, c.dtype, c.remat, lora), c.logprob_chunk, scalar)
-    head = abstract_head(config) if scalar else {}
+    shape = outline(c, config, scalar=scalar)
     start = partial(initial_head, stage, config) if scalar else dict
-    if lora is None:
+    if shape.frozen is None:
         return Trainable(
-            abstract_params(config) | head,
+            shape.abstract,
             None,
-            lambda trained, rows, frozen, key=None: forward(*apart(trained), rows),
+            shape.logprobs,
             lambda: initial_params(stage, config) | start(),
             lambda trained, folder: apart(trained)[0],
         )
+    lora = lora_config(c.lora, config)
     base = initial_params(stage, config, c.lora.base_dtype)
-
-    def logprobs(trained, rows, frozen, key=None):
-        adapters, score = apart(trained)
-        return forward(frozen, score, rows, adapters, key)
 
     def merged(trained, folder):
         adapters = apart(trained)[0]
@@ -79,9 +111,9 @@ def make_trainable(stage: Stage, config: ModelConfig, *, scalar: bool = False) -
         return jax.jit(partial(merge, config=lora), donate_argnums=0)(base, adapters)
 
     return Trainable(
-        abstract_lora(config, lora) | head,
+        shape.abstract,
         base,
-        logprobs,
+        shape.logprobs,
         lambda: initial_lora(stage, config, lora) | start(),
         merged,
     )
@@ -116,16 +148,21 @@ def check_model(config: ModelConfig, c, tokenizer, mesh, source: str) -> None:
             f"{source}: the tokenizer has {tokenizer.size} tokens, the model's vocabulary "
             f"{config.vocab_size}; ids beyond it have no embedding. Is it this model's tokenizer?"
         )
-    tensor = axis_size(mesh, "tensor")
-    if config.n_kv_heads % tensor:
-        raise UserError(
-            f"mesh.tensor={tensor} does not divide the model's {config.n_kv_heads} key/value heads."
-        )
+    check_heads(config, mesh)
     if c.max_tokens > config.max_positions:
         print(
             f"  note: max_tokens={c.max_tokens} is beyond the {config.max_positions} positions "
             "that the model was made for; longer texts are out of its experience.",
             flush=True,
+        )
+
+
+def check_heads(config: ModelConfig, mesh) -> None:
+    """Raises: UserError where the mesh's tensor axis does not divide the heads."""
+    tensor = axis_size(mesh, "tensor")
+    if config.n_kv_heads % tensor:
+        raise UserError(
+            f"mesh.tensor={tensor} does not divide the model's {config.n_kv_heads} key/value heads."
         )
 
 
@@ -152,11 +189,16 @@ def initial_lora(stage: Stage, config: ModelConfig, lora: LoraConfig):
     return draw(jax.random.key(stage.seed))
 
 
-def initial_params(stage: Stage, config: ModelConfig, dtype: str = "float32"):
-    """Parameters on their shards, read from the model directory or drawn from the seed."""
-    abstract = jax.tree.map(
+def abstract_base(config: ModelConfig, dtype: str = "float32"):
+    """All parameters of the decoder as ShapeDtypeStructs of a dtype."""
+    return jax.tree.map(
         lambda s: jax.ShapeDtypeStruct(s.shape, DTYPES[dtype]), abstract_params(config)
     )
+
+
+def initial_params(stage: Stage, config: ModelConfig, dtype: str = "float32"):
+    """Parameters on their shards, read from the model directory or drawn from the seed."""
+    abstract = abstract_base(config, dtype)
     shardings = tree_shardings(abstract, stage.mesh)
     init = stage.config.init
     weights = "pretrained" if isinstance(init, str) else init.weights
