@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from lfjax.errors import UserError
 from lfjax.models.decoder import abstract_lora, abstract_params
 from lfjax.models.lora import LoraConfig
+from lfjax.models.scalar import abstract_head
 from lfjax.sharding import (
     AXES,
     TRAIN_RULES,
@@ -129,7 +130,9 @@ def test_every_rule_is_needed():
     """Without it, something of a model with biases and adapters has no place."""
     params = abstract_params(MODELS["biased"])
     lora = abstract_lora(MODELS["biased"], LoraConfig(4, 8.0, pattern="."))
-    tree = {"params": params, "lora": lora, "step": jax.ShapeDtypeStruct((), np.int32)}
+    score = abstract_head(MODELS["biased"])
+    tree = {"params": params, "lora": lora, "score": score}
+    tree["step"] = jax.ShapeDtypeStruct((), np.int32)
     mesh = make_mesh(SHAPE)
     tree_shardings(tree, mesh)
     for rule in TRAIN_RULES:

@@ -121,7 +121,7 @@ def collected(stage: Stage, questions: Sequence[Question], asker: Asker) -> Coll
     Raises: UserError where a budget leaves some unasked, or none was answered; SystemExit where the
     run was told to stop. What was answered stays in the store.
     """
-    budget, folder = stage.config.endpoint.budget, stage.folder.parent / "answers"
+    budget, folder = stage.config.endpoint.budget, stage.folder.parent / "store"
     count, me = processes.count(), processes.index()
     local = not stage.config.endpoint.url
     together = count > 1 and local and stage.mesh.is_multi_process

@@ -22,7 +22,7 @@ def losses(workdir, stage):
 def parts(workdir):
     """Answers in the store, by the process that wrote them."""
     found = {}
-    for part in (workdir / "answers").glob("part-*.jsonl"):
+    for part in (workdir / "store").glob("part-*.jsonl"):
         process = int(re.match(r"part-(\d+)", part.name)[1])
         found[process] = found.get(process, 0) + len(part.read_text().splitlines())
     return found
@@ -55,7 +55,7 @@ def test_killed_while_it_collects(alone, tmp_path, variant):
     """What was answered is not asked again, by however many processes the run goes on."""
     workdir = tmp_path / "w"
     group = Group(workdir, 2, 4, config=f"{RECIPE}:{variant}")
-    group.wait_for(workdir / "answers" / "part-0-0.jsonl")
+    group.wait_for(workdir / "store" / "part-0-0.jsonl")
     group.processes[1].kill()
     assert group.wait(120)[0] != 0
     before = sum(parts(workdir).values())
