@@ -16,6 +16,7 @@ setup(
             "report/page.css",
             "report/page.js",
             "lab/demo/*",
+            "planning/models/*.json",
         ]
     },
     install_requires=[

@@ -1,0 +1,1 @@
+"""What a recipe would need on accelerators that are not here."""

@@ -1,0 +1,83 @@
+"""TPU chips, and topologies of them that the compiler knows without any being there.
+
+Peak bfloat16 FLOPs, HBM bandwidth and the bandwidth of all links between chips are those of Google
+Cloud's pages on TPU v5e, v5p and v6e; what the compiler leaves of the HBM is what it says
+itself.
+"""
+
+import importlib.util
+import os
+import re
+from dataclasses import dataclass
+
+from lfjax.errors import UserError, nearest
+
+GIB = 2**30
+QUIET = {
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5p-8",
+    "TPU_STDERR_LOG_LEVEL": "3",
+    "TPU_MIN_LOG_LEVEL": "3",
+}
+
+
+@dataclass(frozen=True)
+class Chip:
+    """One device of a topology.
+
+    Attributes:
+      flops: a second, of bfloat16 products.
+      hbm_bytes: that a program may use.
+      hbm_rate: bytes a second.
+      link_rate: bytes a second that can come in over all links to other chips together.
+    """
+
+    flops: float
+    hbm_bytes: float
+    hbm_rate: float
+    link_rate: float
+
+
+CHIPS = {
+    "v5e": Chip(197e12, 15.75 * GIB, 0.819e12, 200e9),
+    "v5p": Chip(459e12, 95.74 * GIB, 2.765e12, 600e9),
+    "v6e": Chip(918e12, 31.25 * GIB, 1.640e12, 448e9),
+}
+
+
+def find_topology(name: str):
+    """(what a chip can do, devices that programs can be compiled for).
+
+    Args:
+      name: chip:AxB or chip:AxBxC, such as v5p:4x4x8.
+
+    Raises: UserError where there is no such topology, or no compiler for it.
+    """
+    kind, _, shape = name.partition(":")
+    if kind not in CHIPS:
+        raise UserError(f"--topology: unknown chip '{kind}'. {nearest(kind, CHIPS)}")
+    if not re.fullmatch(r"\d+(x\d+){1,2}", shape):
+        raise UserError(
+            f"--topology={name}: expected chips by side after the colon, such as v5p:4x4x8, "
+            "v5e:4x4 or v6e:16x16."
+        )
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError(
+            "the TPU compiler (libtpu) is not installed. It runs on machines without a TPU, too: "
+            'pip install -e ".[tpu]".'
+        )
+    # It takes no chip: several may compile at once, and it need not ask what machine this is.
+    for variable, value in QUIET.items():
+        os.environ.setdefault(variable, value)
+    from jax.errors import JaxRuntimeError
+    from jax.experimental.topologies import get_topology_desc
+
+    try:
+        devices = get_topology_desc(platform="tpu", topology_name=name).devices
+    except (JaxRuntimeError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"--topology={name}: the compiler knows no such one ({str(error).splitlines()[0]}). "
+            "v5p has three sides, v5e and v6e two; sides are multiples of a host's (2x2x1, 2x2)."
+        ) from None
+    return CHIPS[kind], devices

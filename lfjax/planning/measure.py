@@ -1,0 +1,179 @@
+"""Compile a program for chips that are not here, and say what it would take: memory, FLOPs,
+communication, and the time below which it cannot fall."""
+
+import math
+import re
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import jax
+from jax.errors import JaxRuntimeError
+from jax.sharding import Mesh
+
+from lfjax.planning.chips import GIB, Chip
+from lfjax.planning.hlo import Cost, cost_of
+from lfjax.planning.programs import Program
+
+UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a program takes; bytes and FLOPs are of one chip.
+
+    Attributes:
+      peak_bytes: arguments, temporaries and what of the output does not take an argument's place.
+      parts: of the arguments, by name.
+      replicated: share of the parameters' bytes that neither fsdp nor tensor splits.
+      executed_flops, model_flops: of matrix products, as compiled and as the model needs them.
+      unknown_loops: of which nothing says how often they run: counted once.
+      seconds: of a call, at the least, by what limits it.
+      compile_seconds: of tracing and compiling.
+    """
+
+    stage: str
+    program: str
+    about: str
+    fits: bool
+    hbm_bytes: float
+    peak_bytes: float
+    argument_bytes: float = 0.0
+    temporary_bytes: float = 0.0
+    parts: dict[str, float] | None = None
+    replicated: float = 0.0
+    executed_flops: float = 0.0
+    model_flops: float = 0.0
+    collectives: dict[str, dict[str, float]] | None = None
+    unknown_loops: int = 0
+    seconds: dict[str, float] | None = None
+    tokens: float = 0.0
+    compile_seconds: float = 0.0
+    help: tuple[str, ...] = ()
+
+    @property
+    def step_seconds(self) -> float:
+        """At the least: as if computing, memory and links worked side by side."""
+        return max(self.seconds.values(), default=0.0) if self.seconds else 0.0
+
+    def to_json(self, chip: Chip) -> dict[str, Any]:
+        """All of it, with the estimates that follow."""
+        more = {}
+        if self.step_seconds:
+            more = {
+                "step_seconds": self.step_seconds,
+                "mfu": self.model_flops / (chip.flops * self.step_seconds),
+                "tokens_per_second": self.tokens / self.step_seconds,
+            }
+        return asdict(self) | more
+
+
+def measure(program: Program, mesh: Mesh, chip: Chip) -> Measured:
+    """Compile it and read the result. `tokens` and FLOPs are divided by the number of chips."""
+    begun, chips = time.monotonic(), mesh.size
+    parts = {name: _bytes(tree) for name, tree in program.parts.items() if tree is not None}
+    weights = {n: t for n, t in program.parts.items() if "parameters" in n and t is not None}
+    known = dict(
+        stage=program.stage,
+        program=program.name,
+        about=program.about,
+        parts=parts,
+        replicated=_replicated(weights),
+        model_flops=program.model_flops / chips,
+        tokens=program.tokens / chips,
+    )
+    try:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            compiled = program.function.lower(*program.args).compile()
+    except JaxRuntimeError as error:
+        used = re.search(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm", str(error))
+        if used is None:
+            raise
+        peak, room = (float(used[i]) * UNITS[used[i + 1]] for i in (1, 3))
+        took = time.monotonic() - begun
+        return Measured(
+            fits=False,
+            hbm_bytes=room,
+            peak_bytes=peak,
+            compile_seconds=took,
+            help=remedies(program, mesh, room),
+            **known,
+        )
+    took = time.monotonic() - begun
+    m, cost = compiled.memory_analysis(), cost_of(compiled.as_text())
+    extra = m.output_size_in_bytes - m.alias_size_in_bytes
+    peak = m.argument_size_in_bytes + m.temp_size_in_bytes + extra
+    fits = peak <= chip.hbm_bytes
+    return Measured(
+        fits=fits,
+        hbm_bytes=chip.hbm_bytes,
+        peak_bytes=peak,
+        argument_bytes=m.argument_size_in_bytes,
+        temporary_bytes=m.temp_size_in_bytes,
+        executed_flops=cost.flops,
+        collectives={
+            kind: {"calls": cost.calls[kind], "bytes": cost.sent[kind]}
+            for kind in sorted(cost.sent)
+        },
+        unknown_loops=cost.unknown_loops,
+        seconds=_roofline(cost, m, chip),
+        compile_seconds=took,
+        help=() if fits else remedies(program, mesh, chip.hbm_bytes),
+        **known,
+    )
+
+
+def _roofline(cost: Cost, memory, chip: Chip) -> dict[str, float]:
+    """Seconds that computing, HBM and links take at the least. Of the HBM's traffic only the
+    arguments and results are known to be there; an all-reduce goes over the links twice."""
+    moved = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    sent = sum(cost.sent.values()) + cost.sent["all-reduce"]
+    return {
+        "computing": cost.flops / chip.flops,
+        "memory": moved / chip.hbm_rate,
+        "links": sent / chip.link_rate,
+    }
+
+
+def remedies(program: Program, mesh: Mesh, room: float) -> tuple[str, ...]:
+    """What would make a program smaller, the cheapest first."""
+    c, out = program.config, []
+    arguments = sum(_bytes(t) for t in program.parts.values() if t is not None)
+    if program.name == "train step":
+        shards = math.prod(mesh.shape[axis] for axis in ("data", "fsdp"))
+        rows = program.parts["batch"].tokens.shape[0] // shards
+        if c.dtype != "bfloat16":
+            out.append("dtype=bfloat16")
+        if c.remat != "full":
+            out.append("remat=full")
+        if rows > c.micro_batches:
+            out.append(f"micro_batches={2 * c.micro_batches} (a chip has {rows} rows)")
+        if c.logprob_chunk > 128:
+            out.append("logprob_chunk=128")
+        if arguments > room / 2 and not c.lora.rank:
+            out.append("adapters (lora.rank=16, lora.base_dtype=bfloat16)")
+    elif program.name in ("prefill", "decode"):
+        if c.dtype != "bfloat16":
+            out.append("dtype=bfloat16")
+        out += ["fewer slots", "a smaller max_tokens"]
+    if mesh.shape["data"] > 1:
+        out.append("mesh.fsdp instead of mesh.data")
+    return (*out, f"more chips (the arguments alone are {arguments / GIB:.2f} GiB a chip)")
+
+
+def _bytes(tree) -> float:
+    """Of one chip."""
+    return float(
+        sum(
+            math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+            for x in jax.tree.leaves(tree)
+        )
+    )
+
+
+def _replicated(tree) -> float:
+    """Share of the bytes of arrays that neither fsdp nor tensor splits."""
+    leaves = jax.tree.leaves(tree)
+    whole = [x for x in leaves if math.prod(x.sharding.shard_shape(x.shape)) == x.size]
+    total = sum(x.size * x.dtype.itemsize for x in leaves)
+    return sum(x.size * x.dtype.itemsize for x in whole) / max(total, 1)
