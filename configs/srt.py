@@ -17,7 +17,7 @@ lab_score7, lab_score10
 lab_again     the same with three more refinements of refinements by the critic, to see their scores
 lab_smoke     the lab with next to no data, for tests
 stories260k   a pretrained model of 260 K parameters goes on with stories; a rule is the critic.
-              --config.model.path=DIRECTORY. Minutes on two CPU cores; a test of plumbing.
+              --config.model.path=DIRECTORY. Minutes on two CPU cores.
 custom        your instructions and model, and a critic behind an endpoint:
               --config.data.path=prompts.jsonl --config.model.path=DIRECTORY_OR_HUB_ID
               --config.tests.path=tests.jsonl --config.critic.model=NAME
@@ -293,7 +293,7 @@ LENGTHS = dict(max_tokens=8192, dtype="bfloat16")
 
 
 def stories260k(*, first=600, second=600, evaluated=100):
-    """A model that knows no instructions and 512 tokens: every stage runs, little is learned."""
+    """A model that knows no instructions and sees 512 tokens."""
     c = base(source="prompts", path="stories/prompts")
     c.data.template = "bare"
     c.data.heldout_examples = evaluated
@@ -311,7 +311,7 @@ def stories260k(*, first=600, second=600, evaluated=100):
             answers=drawn,
             refining=dict(max_new_tokens=256, max_tokens=512, slots=64),
             stage1=dict(learning_rate=1e-3, total_epochs=5.0, **rows),
-            stage2=dict(learning_rate=1e-4, terminator="feedback_header", **rows),
+            stage2=dict(learning_rate=1e-5, terminator="feedback_header", **rows),
             keep=(dict(ties="keep", unchanged="keep"), dict(ties="keep")),
         ),
     }
