@@ -33,12 +33,19 @@ ADAPTERS = dict(
 
 
 def get_config(arg="reward"):
-    if arg not in ROWS:
-        raise UserError(f"configs/reward.py: unknown variant '{arg}'. {nearest(arg, ROWS)}")
+    if arg not in VARIANTS:
+        raise UserError(f"configs/reward.py: unknown variant '{arg}'. {nearest(arg, VARIANTS)}")
+    return VARIANTS[arg]()
+
+
+def scorer(method, row_tokens):
     c = base(source="preference")
     c.data.heldout_examples = 200
-    how = SETTINGS | ADAPTERS | dict(row_tokens=ROWS[arg])
-    return recipe(c, **{arg: train(arg, data=c.data, init=c.model, **how)})
+    how = SETTINGS | ADAPTERS | dict(row_tokens=row_tokens)
+    return recipe(c, **{method: train(method, data=c.data, init=c.model, **how)})
 
 
-ROWS = {"reward": 4096, "gap": 8192}  # tokens: a row holds two texts, or four
+VARIANTS = {
+    "reward": lambda: scorer("reward", 4096),
+    "gap": lambda: scorer("gap", 8192),  # a row holds four texts, not two
+}
