@@ -189,7 +189,12 @@ def fail(status: int, message: str) -> NoReturn:
 
 
 def fail_with_traceback(error: BaseException) -> NoReturn:
-    """`fail` for what is no mistake of the user."""
+    """`fail` for what is no mistake of the user. Where another process failed first, what happens
+    here is a consequence, and not told."""
+    ended = _get(END) if count() > 1 else None
+    if ended and ended["process"] != index():
+        time.sleep(2 * GRACE_SECONDS)  # the watch ends this process, as the other one did
+        _leave(ended["status"])
     sys.stderr.write("".join(traceback.format_exception(error)))
     fail(1, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
 

@@ -139,10 +139,10 @@ def on_shards(x: np.ndarray | np.generic | jax.Array, sharding: NamedSharding) -
     return jax.make_array_from_callback(np.shape(x), sharding, lambda i: np.asarray(x)[i])
 
 
-def on_host(x: jax.Array) -> np.ndarray:
+def on_host(x: np.ndarray | jax.Array) -> np.ndarray:
     """An array whole, on every process. Those of several processes call this together; it lies
     whole on every device for a moment."""
-    if x.is_fully_addressable:
+    if isinstance(x, np.ndarray) or x.is_fully_addressable:
         return np.asarray(jax.device_get(x))
     from jax.experimental.multihost_utils import process_allgather
 
