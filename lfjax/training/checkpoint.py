@@ -37,6 +37,9 @@ class Checkpoints:
             ),
             item_names=("state", "meta"),
         )
+        # Orbax clears what an interrupted save left in a thread that complains where the program
+        # ends meanwhile, as it does over a mistake; there is no public way to wait for it.
+        getattr(self.manager, "_maybe_await_cleanup_tmp_directory", lambda: None)()
 
     def save(
         self, step: int, state: Any, meta: dict[str, Any], metrics: dict[str, float] | None = None
