@@ -10,17 +10,14 @@ claims    the above
 smoke     two repetitions with next to no data, for tests; it writes to its workdir alone
 """
 
-from typing import Any
-
 from ml_collections import ConfigDict
 
 from configs import pit
 from lfjax.errors import UserError, nearest
-from lfjax.recipe import claims, evaluate, gate, generate, of_stage, rank, recipe, seeded
+from lfjax.recipe import claims, evaluate, gate, generate, of_stage, rank, recipe, renamed, seeded
 
 CLAIMS = "docs/claims/pit.claims.json"
 SEEDS = 10
-REFERRING = ("path", "init", "kl_to", "model", "gap", "reward", "evaluation")  # to other stages
 BEST_OF = (2, 6)  # responses: as many as one step of improvement makes, or five, with the original
 
 
@@ -68,19 +65,6 @@ def with_best_of(c: ConfigDict) -> dict[str, ConfigDict]:
         data = of_stage(c.data, f"samples_{n}")
         stages[f"best_of_{n}"] = rank(data=data, reward="reward")
     return stages
-
-
-def renamed(stages: dict[str, ConfigDict], prefix: str) -> dict[str, ConfigDict]:
-    """The stages with a prefix to their names, also where they name each other."""
-
-    def walk(node: Any, key: str = "") -> Any:
-        if isinstance(node, dict):
-            return {k: walk(v, k) for k, v in node.items()}
-        if isinstance(node, str) and key in REFERRING and node.partition("/")[0] in stages:
-            return prefix + node
-        return node
-
-    return {f"{prefix}{name}": ConfigDict(walk(stage.to_dict())) for name, stage in stages.items()}
 
 
 def smoke():

@@ -11,6 +11,7 @@ from lfjax.recipe.blocks import base, cached, of_stage, recipe, seeded, source_o
 from lfjax.recipe.collecting import filter_, generate, improve, judge, make
 from lfjax.recipe.comparing import claims, detect, evaluate, gaps, gate, rank, self_bias
 from lfjax.recipe.learning import rl, train
+from lfjax.recipe.renaming import renamed
 
 __all__ = [
     "base",
@@ -28,6 +29,7 @@ __all__ = [
     "of_stage",
     "rank",
     "recipe",
+    "renamed",
     "rl",
     "seeded",
     "self_bias",
