@@ -8,6 +8,7 @@ from dataclasses import replace
 from lfjax.data.critiques import PARTS
 from lfjax.data.records import Candidate, Record, RecordError
 from lfjax.data.self_refine import TAKEN
+from lfjax.data.views import need_response
 from lfjax.errors import UserError
 
 Filtered = tuple[list[Record], Counter]  # what is kept, and why the rest is not
@@ -70,8 +71,10 @@ def refined(
     ties: str,
     unchanged: str = "drop",
     leave_out: str = "",
+    cut: str = "keep",
     most_times: float = 0.0,
     scores: Sequence[float] = (),
+    at_most: int = 0,
 ) -> Filtered:
     """Responses with a critique of the right form and a refinement that scores better (Hu et al.
     2024, section 4.1), each as a pair whose chosen side is the refinement.
@@ -81,18 +84,27 @@ def refined(
         expected: keep it if the model expected a higher score (`judge(expected_score=True)`).
       unchanged: what becomes of one that is the response: keep or drop.
       leave_out: the part of a critique that is not asked for (`self_refine.LEAVE_OUT`).
+      cut: what becomes of a response that ended at the limit of tokens: keep or drop. (A critic's
+        answer that did is none.)
       most_times: drop pairs in which one text is so many times as long as the other, in characters;
         0 for no such bound.
       scores: keep refinements with these scores alone (the paper's figure 6).
+      at_most: keep the first so many; 0 for all.
 
     Raises: UserError for an unknown choice.
     """
-    for name, value, known in (("ties", ties, TIES), ("unchanged", unchanged, TIES[:2])):
+    for name, value, known in (
+        ("ties", ties, TIES),
+        ("unchanged", unchanged, TIES[:2]),
+        ("cut", cut, TIES[:2]),
+    ):
         if value not in known:
             raise UserError(f"filter: {name}='{value}'; expected {' or '.join(known)}.")
     kept, left = [], Counter()
     for r in records:
-        reason = unrefined(r, ties, unchanged, leave_out, most_times, scores)
+        reason = unrefined(r, ties, unchanged, leave_out, cut, most_times, scores)
+        if not reason and at_most and len(kept) == at_most:
+            reason = f"beyond the first {at_most}"
         if reason:
             left[reason] += 1
             continue
@@ -107,6 +119,7 @@ def unrefined(
     ties: str,
     unchanged: str,
     leave_out: str,
+    cut: str,
     most_times: float,
     scores: Sequence[float],
 ) -> str | None:
@@ -114,6 +127,8 @@ def unrefined(
     response, refinement = (r.response or "").strip(), (r.refinement or "").strip()
     if not response or not refinement:
         return "no response" if not response else "no refinement"
+    if cut == "drop" and r.meta.get("finish") == "length":
+        return "response was cut at the token limit"
     text = "\n".join(f.text for f in r.feedback).lower()
     for part, words in zip(PARTS, (("weakness",), ("advice", "suggest"))):
         named = any(getattr(f, part) for f in r.feedback) or any(w in text for w in words)
@@ -179,14 +194,15 @@ def sides(records: Sequence[Record], seed: int) -> Filtered:
     return out, left
 
 
-def ranked(records: Sequence[Record], seed: int) -> Filtered:
+def ranked(records: Sequence[Record], seed: int, *, samples: int = 0) -> Filtered:
     """Of the scored responses to each prompt the one with the highest score, the first among
-    equals: re-ranking."""
-    groups = defaultdict(list)
-    for r in records:
-        groups[str(r.meta.get("prompt_id", r.id))].append(r)
+    equals: re-ranking.
+
+    Args:
+      samples: of each prompt, so many responses take part; 0 for all.
+    """
     out, left = [], Counter()
-    for name, group in groups.items():
+    for name, group in _by_prompt(records, samples).items():
         scored = [r for r in group if r.feedback and r.feedback[-1].score is not None]
         left["not scored"] += len(group) - len(scored)
         if scored:
@@ -194,3 +210,28 @@ def ranked(records: Sequence[Record], seed: int) -> Filtered:
             left["another sample scores at least as high"] += len(scored) - 1
             out.append(replace(best, id=name, refinement=None))
     return out, left
+
+
+def commonest(records: Sequence[Record], seed: int, *, samples: int = 0) -> Filtered:
+    """Of several responses to each prompt the one that was given most often, the first among
+    equals: a vote, which needs no judge (self-consistency).
+
+    Args:
+      samples: of each prompt, so many responses take part; 0 for all.
+    """
+    out, left = [], Counter()
+    for name, group in _by_prompt(records, samples).items():
+        votes = Counter(need_response(r) for r in group)
+        best = max(group, key=lambda r: votes[r.response])
+        left["another sample is as common or commoner"] += len(group) - 1
+        out.append(replace(best, id=name, refinement=None))
+    return out, left
+
+
+def _by_prompt(records: Sequence[Record], samples: int) -> dict[str, list[Record]]:
+    """Records of several responses by their prompt, those after the first `samples` left out."""
+    groups = defaultdict(list)
+    for r in records:
+        if not samples or r.meta.get("sample", 0) < samples:
+            groups[str(r.meta.get("prompt_id", r.id))].append(r)
+    return groups

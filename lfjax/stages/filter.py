@@ -8,6 +8,7 @@ from dataclasses import replace
 from lfjax.data.filters import (
     Filtered,
     again,
+    commonest,
     compared,
     ranked,
     refined,
@@ -52,6 +53,7 @@ FILTERS: dict[str, Callable[..., Filtered]] = {
     "again": again,
     "sides": sides,
     "ranked": ranked,
+    "commonest": commonest,
     "lessons": lessons,
     "improved": improved,
     "folds": folds,

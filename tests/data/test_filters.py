@@ -4,7 +4,16 @@ from dataclasses import replace
 
 import pytest
 
-from lfjax.data.filters import again, compared, ranked, refined, satisfactory, shuffled, sides
+from lfjax.data.filters import (
+    again,
+    commonest,
+    compared,
+    ranked,
+    refined,
+    satisfactory,
+    shuffled,
+    sides,
+)
 from lfjax.data.records import Candidate, Feedback, Message, Record, RecordError, to_jsonl
 from lfjax.data.sources import load
 from lfjax.errors import UserError
@@ -151,8 +160,21 @@ def test_choices_of_a_filter():
     assert len(kept) == 2 and dict(left) == {"not one of the scores": 1}
     unscored = critiqued(None, None, text="Weaknesses: short.\nAdvice: say more.")
     assert refined([unscored], 0, ties="drop", leave_out="score")[0]
+    kept, left = refined(eights, 0, ties="keep", at_most=1)
+    assert kept[0].candidates[0].score == 7 and dict(left) == {"beyond the first 1": 2}
     with pytest.raises(UserError, match="ties='some'"):
         refined(eights, 0, ties="some")
+
+
+def test_responses_that_were_cut():
+    """A response that ended at the limit of tokens makes every refinement look better."""
+    cut, whole = (critiqued(6, 8, meta={"finish": f}) for f in ("length", "stop"))
+    assert len(refined([cut, whole], 0, ties="keep")[0]) == 2
+    kept, left = refined([cut, whole], 0, ties="keep", cut="drop")
+    assert [r.meta["finish"] for r in kept] == ["stop"]
+    assert dict(left) == {"response was cut at the token limit": 1}
+    with pytest.raises(UserError, match="cut='no'"):
+        refined([cut], 0, ties="keep", cut="no")
 
 
 def test_ties_by_expected_scores():
@@ -190,3 +212,18 @@ def test_ranked():
     found, left = ranked(samples, 0)
     assert [(r.id, r.response) for r in found] == [("p", "answer 1")]
     assert dict(left) == {"not scored": 1, "another sample scores at least as high": 2}
+    numbered = [replace(r, meta={**r.meta, "sample": i}) for i, r in enumerate(samples)]
+    assert ranked(numbered, 0, samples=1)[0][0].response == "answer 0"
+
+
+def test_votes():
+    """Three, one and one of five; of the first two both are as common, and the first counts."""
+    given = ("b", "a", "a", "c", "a")
+    samples = [
+        record(i, response=text, meta={"prompt_id": "p", "sample": i})
+        for i, text in enumerate(given)
+    ]
+    found, left = commonest(samples, 0)
+    assert [(r.id, r.response) for r in found] == [("p", "a")]
+    assert dict(left) == {"another sample is as common or commoner": 4}
+    assert commonest(samples, 0, samples=2)[0][0].response == "b"
