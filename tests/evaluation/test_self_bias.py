@@ -5,7 +5,9 @@ import math
 import numpy as np
 import pytest
 
+from lfjax.data.records import Feedback, Message, Record
 from lfjax.evaluation.self_bias import notes, of_agreement, of_gains, of_scores, pairwise
+from lfjax.stages.self_bias import of_sides
 
 
 def test_spread():
@@ -49,3 +51,20 @@ def test_sides_of_preferences():
         ("c", "rejected", 1),
     ]
     np.testing.assert_array_equal(pairwise(given, ["a", "b", "c"]), [2, np.nan, np.nan])
+
+
+def test_each_preference_agrees_or_not():
+    """A preference with a side that could not be scored is there, and is wrong."""
+
+    def side(pair, which, score=None):
+        said = () if score is None else (Feedback("so", "negative", float(score)),)
+        meta = {"prompt_id": pair, "side": which}
+        return Record(
+            f"{pair}/{which}", "test", (Message("user", pair),), which, feedback=said, meta=meta
+        )
+
+    scored = [side("a", "chosen", 7), side("a", "rejected", 5)]
+    scored += [side("b", "chosen", 6), side("c", "chosen", 3), side("c", "rejected", 3)]
+    found, agreements = of_sides(scored, [*scored, side("b", "rejected")])
+    assert [(r.id, r.satisfactory) for r in agreements] == [("a", True), ("b", False), ("c", False)]
+    assert found["agreement"] == pytest.approx(1 / 3) and found["missing"] == 1
