@@ -48,7 +48,7 @@ def test_sides_of_preferences():
         ("a", "chosen", 7.0),
         ("a", "rejected", 5.0),
         ("b", "chosen", 6.0),
-        ("c", "rejected", 1),
+        ("c", "rejected", 1.0),
     ]
     np.testing.assert_array_equal(pairwise(given, ["a", "b", "c"]), [2, np.nan, np.nan])
 
