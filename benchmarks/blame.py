@@ -14,6 +14,7 @@ a model of stories says of news checks that the numbers are computed, and nothin
 import argparse
 import random
 import time
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -21,7 +22,7 @@ import numpy as np
 
 from lfjax.data.filters import shuffled
 from lfjax.data.load import told
-from lfjax.data.plan import make_plan, rows_of
+from lfjax.data.plan import make_plan
 from lfjax.data.records import Record
 from lfjax.data.rows import encode_records
 from lfjax.data.sources import load
@@ -36,8 +37,8 @@ from lfjax.stages.blame import (
     RULE,
     average_precision,
     blame_columns,
-    by_role,
     dropped_tokens,
+    score_units,
     text_columns,
 )
 
@@ -68,14 +69,17 @@ def make_blamer(folder: str, template: str, max_tokens: int):
         views = METHOD.views_of(OPTIONS)
         encoded = encode_records(records, views, tokenizer, template, **sizes)
         units = encoded.units
-        plan = make_plan(encoded.lengths, row_tokens=2 * length, seed=SEED, batch_rows=BATCH_ROWS)
-        logp = [
-            np.asarray(logprobs(params, rows_of(plan, step, units, "token")))
-            for step in range(plan.steps)
-        ]
+        plan = make_plan(
+            encoded.lengths,
+            row_tokens=2 * length,
+            seed=SEED,
+            batch_rows=BATCH_ROWS,
+            multiple=mesh.size,
+        )
+        logp = score_units(partial(logprobs, params), plan, units, mesh)
         rule = {name: OPTIONS[name] for name in RULE}
         out = {}
-        for unit, views_logp in zip(units, by_role(plan, units, logp)):
+        for unit, views_logp in zip(units, logp):
             record = records[unit.record]
             shown = text_columns(record, unit, tokenizer)
             wrong = dropped_tokens(

@@ -66,11 +66,10 @@ def main(argv) -> None:
     with jax.set_mesh(mesh), Store(output.with_suffix(".answers")) as store:
         gap = None if REWARD.value is None else open_gap(REWARD.value, mesh, path)
         asker = open_asker(path, mesh)
-        step = {"improver": improving.by_improver, "self_refine": improving.by_self_refine}
         ask = partial(collect, asker=asker, store=store, name="answers")
 
         def one_step(going):
-            return step[BY.value](going, ask, asker.name).records
+            return improving.BY[BY.value](going, ask, asker.name).records
 
         how = dict(steps=STEPS.value, gap=gap, similar=similarity)
         found = improving.improve_until(records, one_step, **how)
@@ -140,7 +139,7 @@ def open_gap(path: str, mesh, policy: str):
     from lfjax.stages.scoring import load_scorer
 
     scorer = load_scorer(path, mesh, policy=policy, dtype=DTYPE.value)
-    if scorer.kind == "reward":
+    if not scorer.compares:
         raise UserError(
             f"{path}: scores responses one by one; --reward needs a model of the method gap."
         )

@@ -21,9 +21,9 @@ from lfjax.data.views import Role
 from lfjax.errors import UserError
 from lfjax.losses.logprobs import token_logprobs
 from lfjax.models.config import ModelConfig
-from lfjax.models.decoder import Decoder, abstract_params, dtype_of
-from lfjax.models.hf import load_params
-from lfjax.sharding import BATCH, put, tree_shardings
+from lfjax.models.decoder import Decoder
+from lfjax.models.hf import load_frozen
+from lfjax.sharding import BATCH, put
 from lfjax.training.logs import progress
 from lfjax.training.step import batch_shardings
 
@@ -51,14 +51,7 @@ class Likelihood:
 
     @cached_property
     def params(self) -> Any:
-        abstract = jax.tree.map(
-            lambda s: jax.ShapeDtypeStruct(
-                s.shape, dtype_of(self.dtype) if s.ndim > 1 else s.dtype
-            ),
-            abstract_params(self.config),
-        )
-        shardings = tree_shardings(abstract, self.mesh)
-        return load_params(self.path, self.config, abstract, shardings)
+        return load_frozen(self.path, self.config, self.mesh, self.dtype)
 
     @cached_property
     def _score(self):

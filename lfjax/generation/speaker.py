@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 from jax.sharding import Mesh
 
 from lfjax.data.records import Message
@@ -15,9 +14,7 @@ from lfjax.generation.engine import Engine, make_engine
 from lfjax.generation.rules import Sampling
 from lfjax.generation.scheduler import Request
 from lfjax.models.config import ModelConfig, read_hf_config
-from lfjax.models.decoder import abstract_params, dtype_of
-from lfjax.models.hf import load_params
-from lfjax.sharding import tree_shardings
+from lfjax.models.hf import load_frozen
 
 
 @dataclass(frozen=True)
@@ -83,9 +80,5 @@ def open_speaker(
             f"{config.vocab_size}. Is it this model's tokenizer?"
         )
     engine = make_engine(config, mesh, slots=slots, max_tokens=max_tokens, dtype=dtype)
-    abstract = jax.tree.map(
-        lambda s: jax.ShapeDtypeStruct(s.shape, dtype_of(dtype) if s.ndim > 1 else s.dtype),
-        abstract_params(config),
-    )
-    params = load_params(path, config, abstract, tree_shardings(abstract, mesh))
+    params = load_frozen(path, config, mesh, dtype)
     return Speaker(engine, engine.place(params), tokenizer, text)

@@ -38,9 +38,7 @@ def phrasebook(
     for split in ("validation", "test"):
         groups = (book.prompts(group, split, evaluated) for group in EVALUATED)
         records[split] = [record for group in groups for record in group]
-    for name, found in records.items():
-        write_atomic(folder / f"{name}.jsonl", to_jsonl(found))
-    return {"model": "model", **{name: f"{name}.jsonl" for name in records}}
+    return _written(folder, records)
 
 
 def ledger(
@@ -61,16 +59,14 @@ def ledger(
     book = Ledger(seed, **settings)
     write_model(folder / "model", book, template=LEDGER_TEMPLATE, lines=True)
     records = {
-        "comparisons": list(book.comparisons(pretraining // 5)),
+        "exercises": list(book.exercises(pretraining)),
         "pretraining": list(book.pretraining(pretraining)),
         "prompts": book.prompts("train", prompts),
         "validation": book.prompts("validation", evaluated),
         "test": book.prompts("test", evaluated),
         "preferences": book.preferences("validation", evaluated),
     }
-    for name, found in records.items():
-        write_atomic(folder / f"{name}.jsonl", to_jsonl(found))
-    return {"model": "model", **{name: f"{name}.jsonl" for name in records}}
+    return _written(folder, records)
 
 
 def repair(
@@ -90,6 +86,11 @@ def repair(
         "validation": house.prompts("validation", evaluated),
         "test": house.prompts("test", evaluated),
     }
+    return _written(folder, records)
+
+
+def _written(folder: Path, records: dict[str, list[Record]]) -> dict[str, str]:
+    """The files of a world beside its model; the outputs by name."""
     for name, found in records.items():
         write_atomic(folder / f"{name}.jsonl", to_jsonl(found))
     return {"model": "model", **{name: f"{name}.jsonl" for name in records}}

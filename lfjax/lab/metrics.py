@@ -5,7 +5,7 @@ n tokens of a response, r responses.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -51,6 +51,14 @@ def fault_tokens(
       start, end: the characters of each token in `text`, as a table of blame has them.
     """
     spans = [p.span for p in faults(oracle.called_wrong(record, text.lstrip())) if p.span]
+    return tokens_at(spans, text, start, end)
+
+
+def tokens_at(
+    spans: Iterable[tuple[int, int]], text: str, start: Sequence[int], end: Sequence[int]
+) -> Bool[np.ndarray, "n"]:
+    """Which tokens share a character with one of the spans, which are of the text without the space
+    before it. `text`, `start` and `end` are as of `fault_tokens`."""
     shift = len(text) - len(text.lstrip())
     inside = [(first + shift, last + shift) for first, last in spans]
     return np.array([any(a < y and b > x for x, y in inside) for a, b in zip(start, end)], bool)

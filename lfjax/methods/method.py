@@ -39,7 +39,7 @@ class Method:
     check: Callable[..., None] = lambda **_: None
     needs_reference: Callable[..., bool] = lambda **_: False
     calibrate: Callable[..., dict[str, Any]] | None = None
-    alarm: Callable[[Means, Means], str] = lambda first, now: ""
+    alarm: Callable[[Means, Means], str] | None = None
 
     @property
     def scores(self) -> bool:

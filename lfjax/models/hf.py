@@ -14,12 +14,14 @@ from typing import Any
 import jax
 import ml_dtypes  # noqa: F401  (registers bfloat16 with numpy, without which safetensors' slices fail)
 import numpy as np
+from jax.sharding import Mesh
 
 from lfjax import processes
 from lfjax.errors import UserError
 from lfjax.models.config import ModelConfig, text_config
+from lfjax.models.decoder import abstract_params, dtype_of
 from lfjax.models.families import IMAGE_PREFIXES, TENSORS, WITH_POST_NORMS, text_name
-from lfjax.sharding import on_host, path_str
+from lfjax.sharding import on_host, path_str, tree_shardings
 
 SHARD_BYTES = 5 * 2**30
 # Repositories also hold weights in other layouts, which may be as large again.
@@ -118,6 +120,20 @@ def stored_dtype(path: str) -> str:
         return "float32"
     kind = Weights(path).slice(TENSORS["embed/embedding"][0]).get_dtype()
     return {"BF16": "bfloat16", "F16": "float16"}.get(kind, "float32")
+
+
+def load_frozen(path: str, config: ModelConfig, mesh: Mesh, dtype: str):
+    """Parameters of a model that is not trained, on the mesh's shards: matrices in the dtype,
+    vectors in float32.
+
+    Raises: UserError for an unknown dtype, and as `load_params`.
+    """
+    matrix = dtype_of(dtype)
+    abstract = jax.tree.map(
+        lambda s: jax.ShapeDtypeStruct(s.shape, matrix if s.ndim > 1 else s.dtype),
+        abstract_params(config),
+    )
+    return load_params(path, config, abstract, tree_shardings(abstract, mesh))
 
 
 def load_params(path: str, config: ModelConfig, abstract, shardings):

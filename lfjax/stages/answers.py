@@ -22,8 +22,8 @@ from lfjax.judges.asking import (
 from lfjax.judges.endpoint import Endpoint
 from lfjax.judges.model import model_asker
 from lfjax.judges.store import Store
+from lfjax.processes import StopSignal
 from lfjax.stages.artifacts import Stage, digest
-from lfjax.training.logs import StopSignal
 
 LIMITS = ("budget",)  # of an endpoint's settings, what is not the client's
 
@@ -129,7 +129,7 @@ def collected(stage: Stage, questions: Sequence[Question], asker: Asker) -> Coll
     with Store(folder, process=me, keep=not together or me == 0) as store, StopSignal() as stop:
         before = answered(store, asker, questions)
         if together:
-            processes.check_same(digest(sorted(before)), f"the answers in {folder}")
+            processes.check_same(lambda: digest(sorted(before)), f"the answers in {folder}")
         if apart:
             processes.gather(len(before))  # nobody writes before all have read
         own = questions
@@ -191,6 +191,7 @@ def cost_of(got: Collected) -> dict[str, int | float]:
     return {k: counts[k] for k in ("asked", "attempts", "prompt_tokens", "tokens", "cost", "spent")}
 
 
-def added(cost: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
-    """What two collections of a stage cost together; `spent` is of the whole store."""
-    return {k: more[k] if k == "spent" else cost[k] + more[k] for k in cost}
+def total_cost(costs: Sequence[dict[str, Any]]) -> dict[str, int | float]:
+    """Of several collections of a stage: what was asked adds up, what the store holds is the last
+    one's."""
+    return {k: costs[-1][k] if k == "spent" else sum(c[k] for c in costs) for k in costs[0]}

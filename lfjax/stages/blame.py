@@ -13,6 +13,7 @@ import math
 import random
 import re
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Bool, Float, Num
 
@@ -105,13 +106,10 @@ def make_blame(
     texts = [text_columns(batches.records[u.record], u, tokenizer) for u in units]
 
     def blame(step: int, params) -> None:
-        logp = [
-            np.asarray(score(params, put(rows_of(plan, s, units, "token"), stage.mesh, P(BATCH))))
-            for s in range(plan.steps)
-        ]
+        logp = score_units(partial(score, params), plan, units, stage.mesh)
         if jax.process_index():
             return
-        found = [blame_columns(part, **rule) for part in by_role(plan, units, logp)]
+        found = [blame_columns(part, **rule) for part in logp]
         rows = [text | columns for text, columns in zip(texts, found)]
         write(stage.folder / "blame" / f"step-{step}", to_table(rows, {**about, "step": step}))
 
@@ -121,6 +119,18 @@ def make_blame(
 def flawed_units(batches: Batches) -> list[Unit]:
     """Units that show a flawed response to be compared with itself after its judgment."""
     return [u for u in batches.encoded.units if any(s.role == Role.FLAWED for s in u.segments)]
+
+
+def score_units(
+    score: Callable[[Rows], jax.Array], plan: Plan, units: Sequence[Unit], mesh: Mesh
+) -> list[dict[Role, Float[np.ndarray, "n"]]]:
+    """Per unit, the log-probabilities of each view's targets, by a compiled forward pass over all
+    steps of a plan."""
+    logp = [
+        np.asarray(score(put(rows_of(plan, step, units, "token"), mesh, P(BATCH))))
+        for step in range(plan.steps)
+    ]
+    return by_role(plan, units, logp)
 
 
 # --- columns ----------------------------------------------------------------------------------

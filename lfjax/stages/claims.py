@@ -46,8 +46,8 @@ def claims(stage: Stage) -> Result:
     table = verdicts(found, values, testable=gate.get("passed", True))
     stage.begin()
     write_atomic(stage.folder / "claims.json", json.dumps(table, indent=2) + "\n")
-    cells = {name: cells_of(own) for name, own in rows.items()}
     if c.publish:
+        cells = {name: cells_of(own) for name, own in rows.items()}
         about = {"gate": gate, "claims": table, "cells": cells, "provenance": provenance()}
         write_atomic(Path(f"{c.publish}.json"), json.dumps(about, indent=1) + "\n")
         write_atomic(Path(f"{c.publish}.md"), as_markdown(about))

@@ -12,24 +12,24 @@ from jaxtyping import Bool
 
 from lfjax.data.load import encode, load_records
 from lfjax.data.mixture import data_inputs
-from lfjax.data.plan import make_plan, rows_of
+from lfjax.data.plan import make_plan
 from lfjax.data.records import Record
 from lfjax.data.templates import speaking, template_text
 from lfjax.data.tokenize import load_tokenizer
 from lfjax.errors import UserError
-from lfjax.lab.metrics import blame_scores
+from lfjax.lab.metrics import blame_scores, tokens_at
 from lfjax.lab.oracle import parts_of
 from lfjax.lab.world import faults
 from lfjax.methods import get_method
 from lfjax.models.config import ModelConfig, read_hf_config
 from lfjax.models.decoder import Decoder, logprob_fn
-from lfjax.sharding import BATCH, axis_size, put
+from lfjax.sharding import BATCH, axis_size
 from lfjax.stages.artifacts import Result, Stage
 from lfjax.stages.blame import (
     RULE,
     blame_columns,
-    by_role,
     dropped_tokens,
+    score_units,
     text_columns,
     to_table,
     write,
@@ -69,15 +69,16 @@ def detect(stage: Stage) -> Result:
     params = initial_params(stage, config)
     score = jax.jit(logprob_fn(Decoder(config, c.dtype)), out_shardings=P())
     stage.begin()
-    logp = []
     with progress(stage.name, done=0, total=plan.steps) as bar:
-        for step in range(plan.steps):
-            rows = put(rows_of(plan, step, units, "token"), stage.mesh, P(BATCH))
-            logp.append(np.asarray(score(params, rows)))
+
+        def forward(rows):
             bar.update(1)
+            return score(params, rows)
+
+        logp = score_units(forward, plan, units, stage.mesh)
     found = [
         text_columns(flawed[unit.record], unit, tokenizer) | blame_columns(parts, **rule)
-        for unit, parts in zip(units, by_role(plan, units, logp))
+        for unit, parts in zip(units, logp)
     ]
     about = {"stage": stage.name, "flawed": len(found), "heldout": False, "step": 0, **rule}
     write(stage.folder / "blame" / "step-0", to_table(found[: c.blame_records], about))
@@ -121,11 +122,9 @@ def wrong_tokens(
       start, end: the characters of each token in `text`.
     """
     spans = [s for f in record.feedback for s in f.spans or ()]
-    shift = len(text) - len(text.lstrip())
     if "world" in record.meta:
         real = {p.span for p in faults(parts_of(record, text.lstrip()))}
         spans = [s for s in spans if tuple(s) in real]
     elif not spans:
         return dropped_tokens(text, record.refinement, start, end) if record.refinement else None
-    inside = [(a + shift, b + shift) for a, b in spans]
-    return np.array([any(x < d and y > a for a, d in inside) for x, y in zip(start, end)], bool)
+    return tokens_at(spans, text, start, end)

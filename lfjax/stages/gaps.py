@@ -40,12 +40,11 @@ def gaps(stage: Stage) -> Result:
     """
     c = stage.config
     scorer = load_scorer(stage.inputs["init"], stage.mesh, dtype=c.dtype)
-    if scorer.kind == "reward":
+    if not scorer.compares:
         raise UserError(f"gaps: {stage.inputs['init']} scores responses one by one, not a gap.")
     systems = {name: _improved(stage, name) for name in c.systems}
     stage.begin()
-    means, offset = scorer.meaning["means"], scorer.meaning["offset"]
-    bounds = tuple((means[side] - offset) / 2 for side in ("lw", "wl"))
+    bounds = scorer.bands
     results = {"bands": {"worse": bounds[0], "better": bounds[1]}, "systems": {}}
     for name, records in systems.items():
         results["systems"][name] = measured(records, scorer, bounds, truth=c.truth)

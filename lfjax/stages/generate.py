@@ -14,13 +14,13 @@ from lfjax.data.views import after_response, need_judgment, need_response, refin
 from lfjax.errors import UserError, nearest
 from lfjax.judges.asking import Answer, Question
 from lfjax.stages.answers import (
-    added,
     asker_inputs,
     collected,
     cost_of,
     local_asker,
     open_asker,
     open_local,
+    total_cost,
 )
 from lfjax.stages.artifacts import Result, Stage
 from lfjax.stages.own_words import self_refined
@@ -71,10 +71,10 @@ def generate(stage: Stage) -> Result:
         for (record, sample), answer in zip(whose, got.answers)
         if answer.text is not None
     ]
-    refined, cost = {}, cost_of(got)
+    refined, costs = {}, [cost_of(got)]
     if c.asks == "self_refine":
         made, refined, more = self_refined(stage, speaker, made)
-        cost = added(cost, more)
+        costs.append(more)
     write_atomic(stage.folder / "records.jsonl", to_jsonl(in_order([*made, *kept], records)))
     ends = Counter(a.finish or "unknown" for a in got.answers if a.text is not None)
     print(f"  answers ended: {told(ends)}", flush=True)
@@ -86,7 +86,7 @@ def generate(stage: Stage) -> Result:
         "mean_tokens": sum(a.tokens for a in got.answers) / max(len(made), 1),
         **refined,
     }
-    return Result({"records": "records.jsonl"}, headline, cost)
+    return Result({"records": "records.jsonl"}, headline, total_cost(costs))
 
 
 def draw(stage: Stage) -> list[Record]:

@@ -10,11 +10,9 @@ from lfjax.data.records import Record, to_jsonl
 from lfjax.errors import UserError, nearest
 from lfjax.judges.asking import Asker, Collected, Question
 from lfjax.stages import improving
-from lfjax.stages.answers import asker_inputs, collected, cost_of, open_asker
+from lfjax.stages.answers import asker_inputs, collected, cost_of, open_asker, total_cost
 from lfjax.stages.artifacts import Result, Stage
 from lfjax.training.logs import write_atomic
-
-BY = {"improver": improving.by_improver, "self_refine": improving.by_self_refine}
 
 
 def inputs(config) -> dict[str, str]:
@@ -30,14 +28,16 @@ def improve(stage: Stage) -> Result:
     Raises: UserError for settings that make no sense, or where nothing is answered.
     """
     c = stage.config
-    if c.by not in BY:
-        raise UserError(f"by='{c.by}': expected {' or '.join(BY)}. {nearest(c.by, BY)}")
+    if c.by not in improving.BY:
+        raise UserError(
+            f"by='{c.by}': expected {' or '.join(improving.BY)}. {nearest(c.by, improving.BY)}"
+        )
     if c.steps < 1:
         raise UserError(f"steps={c.steps}: expected at least 1.")
     records = improving.begin(drawn(stage), c.of)
     asker = open_asker(stage, c.data.template)
     own = dict(feedback=c.feedback_question, rewrite=c.rewrite_question)
-    one_step = partial(BY[c.by], **own) if c.by == "self_refine" else BY[c.by]
+    one_step = partial(improving.BY[c.by], **own) if c.by == "self_refine" else improving.BY[c.by]
     stage.begin()
     ask = _ask(stage, asker)
     count, files, got = len(records), {}, []
@@ -56,7 +56,7 @@ def improve(stage: Stage) -> Result:
         "unchanged": sum(r.refinement == r.response for r in made.records) / len(made.records),
         "mean_tokens": sum(a.tokens for a in answers) / count,  # of all steps
     }
-    return Result(files, headline, total_cost(got))
+    return Result(files, headline, total_cost([cost_of(g) for g in got]))
 
 
 def _ask(stage: Stage, asker: Asker) -> Callable[[Sequence[Question]], Collected]:
@@ -83,9 +83,3 @@ def drawn(stage: Stage) -> list[Record]:
             f"{c.examples or 'some'} are wanted."
         )
     return records[: c.examples or None]
-
-
-def total_cost(got: Sequence[Collected]) -> dict[str, int | float]:
-    """Of several rounds: what was asked adds up, what the store holds is the last one's."""
-    costs = [cost_of(g) for g in got]
-    return {k: costs[-1][k] if k == "spent" else sum(c[k] for c in costs) for k in costs[0]}

@@ -77,6 +77,12 @@ def by_self_refine(
     return Improved(_filled([r for r, _ in said], second.answers, name), [first, second])
 
 
+BY: dict[str, Callable[..., Improved]] = {
+    "improver": by_improver,
+    "self_refine": by_self_refine,
+}
+
+
 def next_step(records: Sequence[Record]) -> list[Record]:
     """The improved text takes the place of the response."""
     return [replace(r, response=r.refinement, refinement=None) for r in records]

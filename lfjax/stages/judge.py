@@ -13,13 +13,13 @@ from lfjax.judges import JUDGES, NOT_JUDGED, apply, get_judge, questions_of
 from lfjax.judges.parsing import Critique
 from lfjax.judges.rules import load_critic
 from lfjax.stages.answers import (
-    added,
     asker_inputs,
     collected,
     cost_of,
     local_asker,
     open_asker,
     open_local,
+    total_cost,
 )
 from lfjax.stages.artifacts import Result, Stage
 from lfjax.stages.own_words import SELF, signed, with_expected_scores
@@ -111,7 +111,7 @@ def _by_asking(stage: Stage, records: list[Record]):
         if c.expected_score:
             surer = with_expected_scores(stage, speaker, [r for r, _ in done])
             done = [(r, reason) for r, (_, reason) in zip(surer, done)]
-    return done, added(before, cost) if before else cost
+    return done, total_cost([before, cost]) if before else cost
 
 
 def scored_refinements(records: list[Record], ask):

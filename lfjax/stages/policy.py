@@ -24,14 +24,14 @@ from lfjax.errors import UserError
 from lfjax.losses.kl import exact_kl
 from lfjax.losses.logprobs import token_logprobs
 from lfjax.models.config import ModelConfig, read_hf_config
-from lfjax.models.decoder import Decoder, abstract_params, dtype_of
+from lfjax.models.decoder import Decoder, abstract_params
 from lfjax.models.hf import load_params
 from lfjax.models.lora import merge
 from lfjax.sharding import BATCH, put, tree_shardings
 from lfjax.stages.artifacts import Stage
 from lfjax.stages.rollouts import Rollout
 from lfjax.stages.scoring import same_tokens
-from lfjax.stages.trainable import Trainable, lora_config, make_trainable
+from lfjax.stages.trainable import Trainable, abstract_base, lora_config, make_trainable
 from lfjax.training.step import batch_shardings
 
 
@@ -76,7 +76,7 @@ def make_policy(stage: Stage, config: ModelConfig, *, exact: bool) -> Policy:
     shared = lora is not None and same and not c.lora.adapter
     ref_config, reference = (config, None) if shared else load_reference(stage, config)
     frozen = {"base": model.frozen, "reference": reference}
-    decoder = Decoder(config, c.dtype, c.remat, lora)
+    decoder = Decoder(config, c.dtype, c.remat, lora, c.attention)
     ref_decoder = Decoder(ref_config, c.dtype)
 
     def hidden(decoder, params, rows: Rows, lora=None):
@@ -155,8 +155,7 @@ def load_reference(stage: Stage, policy: ModelConfig) -> tuple[ModelConfig, Any]
             f"kl_to: the tokens of {path} are not those of {stage.inputs['init']}; a KL is between "
             "models of one vocabulary."
         )
-    dtype = dtype_of(c.kl_dtype)
-    abstract = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, dtype), abstract_params(config))
+    abstract = abstract_base(config, c.kl_dtype)
     return config, load_params(path, config, abstract, tree_shardings(abstract, stage.mesh))
 
 

@@ -27,7 +27,7 @@ def rank(stage: Stage) -> Result:
     """
     c = stage.config
     scorer = load_scorer(stage.inputs["init"], stage.mesh, dtype=c.dtype)
-    if scorer.kind != "reward":
+    if scorer.compares:
         raise UserError(
             f"stage '{stage.name}': {stage.inputs['init']} is a {scorer.kind} model, which "
             "compares a response with another; ranking needs a reward."

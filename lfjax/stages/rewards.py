@@ -92,8 +92,7 @@ def open_source(stage: Stage, name: str, block, *, policy: str, improves: bool) 
 
 def _by_model(scorer: Scorer, name: str, block, improves: bool) -> Source:
     """Scores are centred and scaled by what was held out when the model was trained."""
-    compares = scorer.kind != "reward"
-    if compares and not improves:
+    if scorer.compares and not improves:
         raise UserError(
             f"reward '{name}': a {scorer.kind} reward compares a response with the one that it "
             "improves; set reference."
@@ -109,11 +108,8 @@ def _by_model(scorer: Scorer, name: str, block, improves: bool) -> Source:
     def scaled(score):
         return (score - offset) / spread
 
-    bands, means = None, scorer.meaning.get("means", {})
-    if compares:
-        middle, own = (means["ww"] + means["ll"]) / 2, scorer.meaning["offset"]
-        bands = tuple(scaled((means[side] + middle) / 2 - own) for side in ("lw", "wl"))
-    return Source(name, block.weight, lambda rs: scaled(scorer(rs)), bands, compares)
+    bands = tuple(map(scaled, scorer.bands)) if scorer.compares else None
+    return Source(name, block.weight, lambda rs: scaled(scorer(rs)), bands, scorer.compares)
 
 
 def _by_rule(block) -> Callable[[Sequence[Record]], list[Feedback | None]]:

@@ -25,6 +25,7 @@ from lfjax.methods import get_estimator
 from lfjax.models.config import ModelConfig, read_hf_config
 from lfjax.models.flops import train_flops
 from lfjax.models.hf import save_hf, stored_dtype
+from lfjax.processes import StopSignal
 from lfjax.sharding import BATCH, axis_size, put
 from lfjax.stages.artifacts import Result, Stage
 from lfjax.stages.monitors import alarm, kl_of, of_monitor, of_policy, of_rewards, of_texts
@@ -34,7 +35,7 @@ from lfjax.stages.rollouts import Draw, Kept, Rollout, make_tasks, sample
 from lfjax.stages.train import is_due
 from lfjax.stages.trainable import check_model
 from lfjax.training.checkpoint import Checkpoints
-from lfjax.training.logs import MetricLog, StopSignal, progress
+from lfjax.training.logs import MetricLog, progress
 from lfjax.training.optimizer import in_steps, make_optimizer, make_schedule, warmup
 from lfjax.training.step import (
     abstract_state,

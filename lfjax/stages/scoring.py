@@ -25,10 +25,10 @@ from lfjax.data.views import Role, after_reference
 from lfjax.errors import UserError
 from lfjax.methods.method import Method
 from lfjax.models.config import ModelConfig, read_hf_config
-from lfjax.models.decoder import Decoder, abstract_params, dtype_of
-from lfjax.models.hf import load_params
+from lfjax.models.decoder import Decoder
+from lfjax.models.hf import load_frozen
 from lfjax.models.scalar import load_head, score_fn
-from lfjax.sharding import BATCH, axis_size, put, tree_shardings
+from lfjax.sharding import BATCH, axis_size, put
 from lfjax.stages.artifacts import Stage
 from lfjax.stages.trainable import Trainable
 from lfjax.training.step import batch_shardings
@@ -91,6 +91,18 @@ class Scorer:
     def spread(self) -> float:
         return self.meaning["spread"]
 
+    @property
+    def compares(self) -> bool:
+        """Scores a text against another one."""
+        return self.kind != "reward"
+
+    @property
+    def bands(self) -> tuple[float, float]:
+        """Of a gap: the scores that separate worse from similar, and similar from better; half-way
+        between the held-out means of g_lw, of equal texts (the offset), and of g_wl."""
+        means, offset = self.meaning["means"], self.meaning["offset"]
+        return tuple((means[side] - offset) / 2 for side in ("lw", "wl"))
+
     def __call__(self, records: Sequence[Record]) -> Float[np.ndarray, "n"]:
         """The centred score of every record, float32.
 
@@ -99,7 +111,7 @@ class Scorer:
         Raises: UserError for a record without the texts that are scored, for texts that do not
         fit, and for a score that is not finite.
         """
-        if self.kind == "reward":
+        if not self.compares:
             found = self._scores(records, [_alone(r, r.response) for r in records])
         elif self.kind == "gap":
             found = self._scores(records, [_compared(r) for r in records])
@@ -197,11 +209,7 @@ def load_scorer(
             f"{path}: its tokenizer is not that of {policy}; a reward model has to read what the "
             "policy writes. Train both from models of one tokenizer."
         )
-    abstract = jax.tree.map(
-        lambda s: jax.ShapeDtypeStruct(s.shape, dtype_of(dtype) if s.ndim > 1 else s.dtype),
-        abstract_params(config),
-    )
-    params = load_params(path, config, abstract, tree_shardings(abstract, mesh))
+    params = load_frozen(path, config, mesh, dtype)
     params = (params, put({"kernel": jnp.asarray(head["kernel"])}, mesh, P()))
     run = score_fn(Decoder(config, dtype))
 

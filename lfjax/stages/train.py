@@ -25,6 +25,7 @@ from lfjax.models.config import ModelConfig, read_hf_config
 from lfjax.models.flops import train_flops
 from lfjax.models.hf import save_hf, stored_dtype
 from lfjax.models.scalar import apart, head_files
+from lfjax.processes import StopSignal
 from lfjax.sharding import BATCH, axis_size, put
 from lfjax.stages.artifacts import Result, Stage
 from lfjax.stages.blame import make_blame
@@ -34,7 +35,7 @@ from lfjax.stages.scoring import calibrated
 from lfjax.stages.trainable import check_model, make_trainable
 from lfjax.training.alarms import Alarms
 from lfjax.training.checkpoint import Checkpoints
-from lfjax.training.logs import MetricLog, StopSignal, progress
+from lfjax.training.logs import MetricLog, progress
 from lfjax.training.optimizer import in_steps, make_optimizer, make_schedule, warmup
 from lfjax.training.step import (
     abstract_state,
@@ -226,7 +227,7 @@ def make_data(
     plan = make_plan(encoded.lengths, steps=total, **sizes, **how)
     tables = encoded.most_segments if normalize == "pair" else 0
     batches = Batches(loaded.records, encoded, plan, normalize, tables)
-    processes.check_same(batches.digest(), f"stage '{stage.name}': the records of {c.data.path}")
+    processes.check_same(batches.digest, f"stage '{stage.name}': the records of {c.data.path}")
     every = {name: in_steps(c, name, **unit) for name in ("eval", "save", "blame")}
     every["warmup"] = warmup(c.optimizer, total, **unit)
     for line in describe(loaded, batches):

@@ -17,6 +17,7 @@ from lfjax.models.decoder import (
     Decoder,
     abstract_lora,
     abstract_params,
+    dtype_of,
     init_lora,
     init_params,
     logprob_fn,
@@ -192,7 +193,7 @@ def initial_lora(stage: Stage, config: ModelConfig, lora: LoraConfig):
 def abstract_base(config: ModelConfig, dtype: str = "float32"):
     """All parameters of the decoder as ShapeDtypeStructs of a dtype."""
     return jax.tree.map(
-        lambda s: jax.ShapeDtypeStruct(s.shape, DTYPES[dtype]), abstract_params(config)
+        lambda s: jax.ShapeDtypeStruct(s.shape, dtype_of(dtype)), abstract_params(config)
     )
 
 

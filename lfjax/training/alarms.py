@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+Means = Mapping[str, float]
 STEPS = 10  # whose means are compared
 
 
@@ -15,13 +16,13 @@ class Alarms:
       rung: the step of the first alarm; 0 for none.
     """
 
-    def __init__(self, alarm: Callable[[Mapping[str, float], Mapping[str, float]], str], log: Path):
+    def __init__(self, alarm: Callable[[Means, Means], str] | None, log: Path):
         """
         Args:
           alarm: (means over the first steps, over the latest) -> what is wrong, or nothing.
           log: `metrics.jsonl`; the first steps of a run that continues are read from it.
         """
-        self.alarm, self.ringing, self.rung = alarm, False, 0
+        self.alarm, self.ringing = alarm, False
         lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
         rows = [json.loads(line) for line in lines]
         self.first = rows[:STEPS]
@@ -30,6 +31,8 @@ class Alarms:
 
     def __call__(self, step: int, values: Mapping[str, float]) -> bool:
         """Take a step's metrics in; whether something is wrong."""
+        if self.alarm is None:
+            return False
         if len(self.first) < STEPS:
             self.first.append(values)
         self.latest.append(values)

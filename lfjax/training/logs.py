@@ -9,7 +9,6 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lfjax import processes
-from lfjax.processes import StopSignal as StopSignal  # of the loops that log here
 
 
 def write_atomic(path: str | Path, content: str | bytes) -> None:
