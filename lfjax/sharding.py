@@ -24,8 +24,10 @@ BATCH = ("data", "fsdp")
 # parameters' paths.
 TRAIN_RULES = (
     (r"(embed|head)/embedding$", P("tensor", "fsdp")),
-    (r"layers/.*/(q|k|v|gate|up)/kernel$", P(None, "fsdp", "tensor")),
-    (r"layers/.*/(o|down)/kernel$", P(None, "tensor", "fsdp")),
+    (r"layers/.*/(q|k|v|gate|up)/kernel(/qvalue)?$", P(None, "fsdp", "tensor")),
+    (r"layers/.*/(o|down)/kernel(/qvalue)?$", P(None, "tensor", "fsdp")),
+    (r"layers/.*/(q|k|v|gate|up)/kernel/scale$", P(None, None, "tensor")),
+    (r"layers/.*/(o|down)/kernel/scale$", P(None, None, "fsdp")),
     (r"layers/attn/[qkv]_bias$", P(None, "tensor")),
     (r"layers/.*/(q|k|v|gate|up)/a$", P(None, "fsdp", None)),  # adapters: [layers, in, rank]
     (r"layers/.*/(q|k|v|gate|up)/b$", P(None, None, "tensor")),

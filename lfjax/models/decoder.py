@@ -15,20 +15,20 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from lfjax.errors import UserError, nearest
 from lfjax.losses.logprobs import CHUNK, token_logprobs
-from lfjax.models.attention import attention
 from lfjax.models.config import ModelConfig, RopeScaling
+from lfjax.models.kernels import CONTEXT, attention_of
 from lfjax.models.lora import LoraConfig
+from lfjax.models.quantize import product
 from lfjax.sharding import BATCH, constrain
 
 # name -> what the backward pass finds stored; None stores everything
 REMAT = {
     "none": None,
-    "context": jax.checkpoint_policies.save_only_these_names("context"),
+    "context": jax.checkpoint_policies.save_only_these_names(CONTEXT),
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
@@ -51,7 +51,8 @@ class Table(nn.Module):
 
 
 class Projection(nn.Module):
-    """x · kernel, computed in x's dtype, plus an adapter where `lora` names this projection."""
+    """x · kernel, computed in x's dtype, plus an adapter where `lora` names this projection. The
+    kernel may be quantised (`lfjax.models.quantize`)."""
 
     features: int
     lora: LoraConfig | None = None
@@ -60,7 +61,7 @@ class Projection(nn.Module):
     def __call__(self, x: Float[Array, "b t i"]) -> Float[Array, "b t o"]:
         shape = (x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.normal(0.02), shape, jnp.float32)
-        y = x @ kernel.astype(x.dtype)
+        y = product(x, kernel)
         if self.lora is None or "/".join(self.path[-2:]) not in self.lora.targets:
             return y
         a = self.variable("lora", "a", self.draw, (shape[0], self.lora.rank))
@@ -137,9 +138,9 @@ def norm_of(config: ModelConfig, name: str) -> RMSNorm:
     return RMSNorm(config.norm_eps, config.norm_plus_one, name=name)
 
 
-def attend_only(*args, **how):
+def attend_only(attention: Callable) -> Callable:
     """Attention of which nothing is kept for later tokens."""
-    return attention(*args, **how), None
+    return lambda *args, **how: (attention(*args, **how), None)
 
 
 class Attention(nn.Module):
@@ -171,7 +172,7 @@ class Attention(nn.Module):
         scale = None if c.query_scalar is None else c.query_scalar**-0.5
         how = dict(window=window, scale=scale, softcap=c.attn_softcap)
         out, kept = attend(rotate(q, cos, sin), rotate(k, cos, sin), v, segment, **how)
-        out = checkpoint_name(out, "context").reshape(b, t, c.n_heads * c.head_dim)
+        out = out.reshape(b, t, c.n_heads * c.head_dim)
         out = constrain(out, self.rows, None, "tensor")
         return Projection(c.d_model, self.lora, name="o")(out), kept
 
@@ -195,10 +196,12 @@ class Block(nn.Module):
     config: ModelConfig
     lora: LoraConfig | None = None
     rows: tuple[str, ...] = BATCH
+    attention: str = "auto"
 
     @nn.compact
-    def __call__(self, x, cos, sin, segment, window, attend=attend_only):
+    def __call__(self, x, cos, sin, segment, window, attend=None):
         c, rest = self.config, (self.config, self.lora, self.rows)
+        attend = attend or attend_only(attention_of(self.attention, c))
         table = 0 if window is None else -1 * (window < EVERYTHING)
         y = norm_of(c, "attn_norm")(x)
         y, kept = Attention(*rest, name="attn")(y, cos[table], sin[table], segment, window, attend)
@@ -234,12 +237,14 @@ class Decoder(nn.Module):
       dtype: of activations and matrix products; parameters are float32.
       remat: a name of `REMAT`.
       lora: adapters, in the collection `lora`; their dropout is on where a `dropout` rng is given.
+      attention: how it is computed, a name of `kernels.NAMES`.
     """
 
     config: ModelConfig
     dtype: str = "float32"
     remat: str = "none"
     lora: LoraConfig | None = None
+    attention: str = "auto"
 
     @nn.compact
     def __call__(
@@ -262,7 +267,8 @@ class Decoder(nn.Module):
             in_axes=(nn.broadcast, nn.broadcast, nn.broadcast, 0),
             length=c.n_layers,
         )
-        x, _ = layers(c, self.lora, name="layers")(x, cos, sin, segment, layer_windows(c))
+        layers = layers(c, self.lora, attention=self.attention, name="layers")
+        x, _ = layers(x, cos, sin, segment, layer_windows(c))
         return norm_of(c, "final_norm")(x), head
 
 

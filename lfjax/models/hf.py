@@ -136,9 +136,12 @@ def load_frozen(path: str, config: ModelConfig, mesh: Mesh, dtype: str):
     return load_params(path, config, abstract, tree_shardings(abstract, mesh))
 
 
-def load_params(path: str, config: ModelConfig, abstract, shardings):
+def load_params(path: str, config: ModelConfig, abstract, shardings, made=None):
     """Parameters of a model directory, each shard read from disk by the process that holds it;
     float32.
+
+    Args:
+      made: (name, parameter) -> what is kept of it, called as each is read.
 
     Raises: UserError naming a weight that is missing, surplus, or of another shape than the config
     says.
@@ -167,7 +170,8 @@ def load_params(path: str, config: ModelConfig, abstract, shardings):
             parts = [np.asarray(p.T if transposed else p, leaf.dtype) for p in parts]
             return np.stack(parts) if stacked else parts[0]
 
-        return jax.make_array_from_callback(leaf.shape, sharding, read)
+        x = jax.make_array_from_callback(leaf.shape, sharding, read)
+        return x if made is None else made(name, x)
 
     return jax.tree_util.tree_map_with_path(one, abstract, shardings)
 

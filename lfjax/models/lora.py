@@ -8,16 +8,19 @@ and B `[L, r, o]` zero, so that training starts at the base exactly (Hu et al. 2
 import json
 import re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from lfjax import processes
 from lfjax.errors import UserError
 from lfjax.models.config import ModelConfig
+from lfjax.models.quantize import ByLayer, floats, is_quantised
 from lfjax.sharding import on_host, path_str
 
 PROJECTIONS = tuple(f"attn/{n}" for n in "qkvo") + tuple(f"mlp/{n}" for n in ("gate", "up", "down"))
@@ -62,18 +65,42 @@ class LoraConfig:
 
 
 def merge(params: Any, lora: Any, config: LoraConfig) -> Any:
-    """The base with its adapters added in: W + (α / r)·A·B, in float32 and back to W's dtype."""
+    """The base with its adapters added in: W + (α / r)·A·B, in float32 and back to W's dtype. A
+    quantised base becomes float32."""
 
     def one(path, kernel):
-        node = lora
-        for key in path[:-1]:
-            node = node.get(key.key, {})
-        if not node:
-            return kernel
-        delta = jnp.einsum("lir,lro->lio", node["a"], node["b"], precision="highest")
-        return (kernel.astype(jnp.float32) + config.scale * delta).astype(kernel.dtype)
+        return merged_kernel(kernel, _adapter_of(lora, path), config)
 
-    return jax.tree_util.tree_map_with_path(one, params)
+    return jax.tree_util.tree_map_with_path(one, params, is_leaf=is_quantised)
+
+
+def merge_by_layer(params: Any, lora: Any, config: LoraConfig) -> Any:
+    """The same of a quantised base, each kernel `ByLayer`: what is written needs no more room than
+    a layer at a time."""
+
+    def one(path, kernel):
+        if not is_quantised(kernel):
+            return kernel
+        make = partial(merged_kernel, config=config)
+        return ByLayer(make, kernel, _adapter_of(lora, path))
+
+    return jax.tree_util.tree_map_with_path(one, params, is_leaf=is_quantised)
+
+
+def merged_kernel(kernel: Any, adapter: Any, config: LoraConfig) -> Float[Array, "..."]:
+    """One parameter with its adapter, if that is not empty."""
+    dtype = jnp.float32 if is_quantised(kernel) else kernel.dtype
+    if not adapter:
+        return floats(kernel) if is_quantised(kernel) else kernel
+    delta = jnp.einsum("lir,lro->lio", adapter["a"], adapter["b"], precision="highest")
+    return (floats(kernel) + config.scale * delta).astype(dtype)
+
+
+def _adapter_of(lora: Any, path) -> dict[str, Array]:
+    """The adapter of the parameter at a key path; empty where it has none."""
+    for key in path[:-1]:
+        lora = lora.get(key.key, {})
+    return lora
 
 
 # --- files of the peft library ----------------------------------------------------------------

@@ -31,6 +31,7 @@ def train(method: str, *, data: ConfigDict, init: ConfigDict | str, **settings: 
             "data": data,
             "dtype": "float32",  # of the computation, or bfloat16; parameters are float32
             "remat": "context",  # what is recomputed: none, all but context or dots, or full
+            "attention": "auto",  # by the platform's kernel: splash on TPU, triton on GPU; or plain
             # a batch: exactly one of the two sizes; rows hold several records
             "own_pairs": False,  # insist that the model that training starts from made the data
             "batch_examples": 8,
@@ -49,7 +50,7 @@ def train(method: str, *, data: ConfigDict, init: ConfigDict | str, **settings: 
                 "dropout": 0.0,
                 "pattern": "mlp/",  # of projections: attn/q, k, v, o and mlp/gate, up, down
                 "adapter": "",  # a peft directory to start from; its settings replace these
-                "base_dtype": "float32",  # of the frozen parameters, or bfloat16
+                "base_dtype": "float32",  # of the frozen parameters: bfloat16, int8, int4, nf4
             },
             "optimizer": {
                 "learning_rate": 1e-5,
@@ -141,6 +142,7 @@ def rl(
             "passes": 1,  # over a step's rollouts
             "dtype": "float32",  # of the computation, or bfloat16; parameters are float32
             "remat": "context",  # what is recomputed: none, all but context or dots, or full
+            "attention": "auto",  # by the platform's kernel: splash on TPU, triton on GPU; or plain
             "row_tokens": 3072,
             "micro_batches": 1,
             "logprob_chunk": 512,  # tokens whose logits exist at once

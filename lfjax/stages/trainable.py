@@ -23,9 +23,10 @@ from lfjax.models.decoder import (
     logprob_fn,
 )
 from lfjax.models.hf import load_params
-from lfjax.models.lora import LoraConfig, load_peft, merge, save_peft
+from lfjax.models.lora import LoraConfig, load_peft, merge, merge_by_layer, save_peft
+from lfjax.models.quantize import QUANTISED, is_kernel, quantised
 from lfjax.models.scalar import abstract_head, apart, has_head, load_head, score_fn
-from lfjax.sharding import axis_size, on_shards, tree_shardings
+from lfjax.sharding import axis_size, on_shards, path_str, tree_shardings
 from lfjax.stages.artifacts import Stage
 
 
@@ -70,7 +71,8 @@ def outline(c, config: ModelConfig, *, scalar: bool = False) -> Outline:
     Raises: UserError for adapter settings or files that make no sense.
     """
     lora = lora_config(c.lora, config)
-    forward = _forward(Decoder(config, c.dtype, c.remat, lora), c.logprob_chunk, scalar)
+    decoder = Decoder(config, c.dtype, c.remat, lora, c.attention)
+    forward = _forward(decoder, c.logprob_chunk, scalar)
     head = abstract_head(config) if scalar else {}
     if lora is None:
         return Outline(
@@ -83,7 +85,7 @@ def outline(c, config: ModelConfig, *, scalar: bool = False) -> Outline:
         adapters, score = apart(trained)
         return forward(frozen, score, rows, adapters, key)
 
-    base = abstract_base(config, c.lora.base_dtype)
+    base = abstract_frozen(config, c.lora.base_dtype)
     return Outline(abstract_lora(config, lora) | head, base, logprobs)
 
 
@@ -109,6 +111,8 @@ def make_trainable(stage: Stage, config: ModelConfig, *, scalar: bool = False) -
     def merged(trained, folder):
         adapters = apart(trained)[0]
         save_peft(folder, adapters, lora, source)
+        if c.lora.base_dtype in QUANTISED:
+            return merge_by_layer(base, adapters, lora)
         return jax.jit(partial(merge, config=lora), donate_argnums=0)(base, adapters)
 
     return Trainable(
@@ -173,8 +177,9 @@ def lora_config(c, config: ModelConfig) -> LoraConfig | None:
 
     Raises: UserError for settings or files that make no sense.
     """
-    if c.base_dtype not in DTYPES:
-        raise UserError(f"lora.base_dtype='{c.base_dtype}': expected {' or '.join(DTYPES)}.")
+    known = (*DTYPES, *QUANTISED)
+    if c.base_dtype not in known:
+        raise UserError(f"lora.base_dtype='{c.base_dtype}': expected one of {', '.join(known)}.")
     if c.adapter:
         return load_peft(c.adapter, config)[1]
     return LoraConfig(c.rank, c.alpha, c.dropout, c.pattern) if c.rank else None
@@ -197,18 +202,37 @@ def abstract_base(config: ModelConfig, dtype: str = "float32"):
     )
 
 
+def abstract_frozen(config: ModelConfig, dtype: str):
+    """The same of a base that is not trained, which may be quantised."""
+    if dtype not in QUANTISED:
+        return abstract_base(config, dtype)
+    return jax.eval_shape(partial(quantised, kind=dtype), abstract_base(config, "bfloat16"))
+
+
 def initial_params(stage: Stage, config: ModelConfig, dtype: str = "float32"):
-    """Parameters on their shards, read from the model directory or drawn from the seed."""
+    """Parameters on their shards, read from the model directory or drawn from the seed; a quantised
+    kernel is made as soon as its floats are there."""
+    kind, dtype = (dtype, "bfloat16") if dtype in QUANTISED else ("", dtype)
     abstract = abstract_base(config, dtype)
     shardings = tree_shardings(abstract, stage.mesh)
+
+    def made(name, x):
+        if not kind or not is_kernel(name):
+            return x
+        shrink = partial(quantised, kind=kind)
+        tree = {name: x}
+        out = tree_shardings(jax.eval_shape(shrink, tree), stage.mesh)
+        return jax.jit(shrink, out_shardings=out)(tree)[name]
+
     init = stage.config.init
     weights = "pretrained" if isinstance(init, str) else init.weights
     if weights == "pretrained":
-        return load_params(stage.inputs["init"], config, abstract, shardings)
+        return load_params(stage.inputs["init"], config, abstract, shardings, made)
     if weights == "random":
 
         def draw(key):
             return jax.tree.map(lambda x: x.astype(DTYPES[dtype]), init_params(config, key))
 
-        return jax.jit(draw, out_shardings=shardings)(jax.random.key(stage.seed))
+        drawn = jax.jit(draw, out_shardings=shardings)(jax.random.key(stage.seed))
+        return jax.tree_util.tree_map_with_path(lambda p, x: made(path_str(p), x), drawn)
     raise UserError(f"model.weights='{weights}': expected pretrained or random.")

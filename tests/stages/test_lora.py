@@ -1,11 +1,16 @@
 """Adapters through the real door: only they are trained and saved, and the export is merged."""
 
 import json
+import re
+import shutil
 
+import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from lfjax.models.quantize import floats, quantise
 from tests.stages.conftest import run_main
 
 LORA = (
@@ -69,12 +74,42 @@ def test_an_adapter_to_start_from(adapted, tmp_path):
     assert "adapter" in json.loads((tmp_path / "cut" / "done.json").read_text())["inputs"]
 
 
+def test_a_quantised_base(adapted, tmp_path):
+    """It trains, what is exported is what was trained on with the adapters added, and the run goes
+    on from a checkpoint to the same end."""
+    workdir, nf4 = tmp_path / "w", "--config.stages.cut.lora.base_dtype=nf4"
+    shutil.copytree(adapted, workdir)
+    done = run_main(workdir, *LORA, nf4, "--rerun=cut")
+    assert done.returncode == 0, done.stderr
+    before, after = weights(workdir, "base"), weights(workdir, "cut")
+    adapter = load_file(workdir / "cut" / "adapter" / "adapter_model.safetensors")
+    for name, x in before.items():
+        if not re.search("(gate|up|down|q|k|v|o)_proj", name):
+            expected = x.astype(ml_dtypes.bfloat16).astype(np.float32)
+        else:
+            kernel = x.T[None].astype(ml_dtypes.bfloat16)
+            expected = np.asarray(floats(quantise(jnp.asarray(kernel), "nf4"))[0].T)
+            assert 0.01 < np.linalg.norm(expected - x) / np.linalg.norm(x) < 0.15
+        if ".mlp." in name:
+            stem = f"base_model.model.{name.removesuffix('.weight')}"
+            a, b = (adapter[f"{stem}.lora_{part}.weight"] for part in "AB")
+            assert np.abs(b).max() > 0
+            expected = expected + 4.0 * b @ a
+        np.testing.assert_allclose(after[name], expected, atol=1e-5)
+    shutil.rmtree(workdir / "cut" / "checkpoints" / "6")
+    (workdir / "cut" / "done.json").unlink()
+    again = run_main(workdir, *LORA, nf4)
+    assert again.returncode == 0 and "continuing after step 4 of 6" in again.stdout, again.stderr
+    found = weights(workdir, "cut")
+    assert all(np.array_equal(found[name], x) for name, x in after.items())
+
+
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
         ("pattern=ffn", "matches no projection"),
         ("dropout=1.5", "a dropout in [0, 1)"),
-        ("base_dtype=int8", "expected float32 or bfloat16"),
+        ("base_dtype=int7", "expected one of float32, bfloat16, int8, int4, nf4"),
         ("adapter=nowhere", "nowhere: no such file or directory"),
     ],
 )

@@ -1,0 +1,116 @@
+"""Attention by kernels, interpreted on the CPU: values and gradients are those of the plain way,
+packed or not, on a mesh too."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lfjax.errors import UserError
+from lfjax.models.decoder import EVERYTHING, Decoder, logprob_fn
+from lfjax.models.kernels import KERNELS, attention_of
+from tests.losses.meshes import difference, mesh_of
+from tests.models.small import laid, lively_params, small
+
+T = 150  # tokens of a row: more than a block
+WINDOWED = dict(n_kv_heads=4, windows=(20, 0), attn_softcap=3.0)
+# kernel, model, window of the layer
+CASES = {
+    "splash": ("splash", dict(n_kv_heads=2), None),
+    "splash, this layer has a window": ("splash", WINDOWED, 20),
+    "splash, others have a window": ("splash", WINDOWED, EVERYTHING),
+    "splash, all have a window": ("splash", dict(windows=(20, 20)), 20),
+    "triton": ("triton", dict(n_kv_heads=2), None),
+}
+
+
+def attended(attention, config, window=None):
+    """Output at the tokens of four packed texts, and gradients of a weighted sum of it."""
+    rng = np.random.default_rng(2)
+    kv, h = config.n_kv_heads, config.head_dim
+    q, k, v, weight = (
+        jnp.asarray(rng.normal(size=(2, T, n, h)), jnp.float32)
+        for n in (config.n_heads, kv, kv, config.n_heads)
+    )
+    segment = jnp.array([[1] * 70 + [2] * 60 + [0] * 20, [3] * 9 + [4] * 141])
+    real = (segment > 0)[..., None, None]
+
+    def total(q, k, v):
+        how = dict(window=window, scale=0.7, softcap=config.attn_softcap)
+        out = jnp.where(real, attention(q, k, v, segment, **how), 0)
+        return (weight * out).sum(), out
+
+    return jax.jit(jax.grad(total, (0, 1, 2), has_aux=True))(q, k, v)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_equals_plain(case):
+    """Texts that are packed, across the borders of blocks, in rows that no block divides."""
+    name, changed, window = CASES[case]
+    config = small(**changed)
+    found = attended(attention_of(name, config), config, window)
+    assert difference(found, attended(attention_of("plain", config), config, window)) < 1e-5
+
+
+@pytest.mark.parametrize("case", ["splash, this layer has a window", "triton"])
+def test_mesh_changes_nothing(case):
+    name, changed, window = CASES[case]
+    config = small(**changed)
+    expected = attended(attention_of("plain", config), config, window)
+    with jax.set_mesh(mesh_of((1, 2, 2))):
+        found = attended(attention_of(name, config), config, window)
+    assert difference(found, expected) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, changed", [("splash", WINDOWED), ("triton", dict(n_kv_heads=2))])
+def test_packed_equals_alone(name, changed):
+    """Log-probabilities and gradients of a decoder, one text after another in a row or each in its
+    own; the backward pass finds the context stored."""
+    config, rng = small(**changed), np.random.default_rng(1)
+    texts = [rng.integers(0, 96, n).astype(np.int32) for n in (50, 90)]
+    weights = [rng.normal(size=len(text) - 1) for text in texts]
+    decoder = Decoder(config, remat="context", attention=name)
+    logprobs = logprob_fn(decoder, chunk=64)
+
+    def scored(places, b, t):
+        rows = laid(texts, places, b, t)
+
+        def total(params):
+            logp = logprobs(params, rows)
+            parts = [logp[r, s : s + len(x) - 1] for x, (r, s) in zip(texts, places)]
+            return sum((w * p).sum() for w, p in zip(weights, parts)), parts
+
+        return jax.jit(jax.grad(total, has_aux=True))(lively_params(config))
+
+    assert difference(scored([(0, 5), (0, 55)], 1, 150), scored([(0, 0), (1, 0)], 2, 90)) < 1e-5
+
+
+def test_auto_is_plain_on_a_cpu():
+    assert attention_of("auto", small()).__name__ == "plain"
+    assert attention_of("plain", small()).__name__ == "plain"
+
+
+@pytest.mark.parametrize("platform, kernel", [("tpu", "splash"), ("gpu", "triton")])
+def test_auto_is_the_kernel_of_the_platform(platform, kernel, monkeypatch):
+    monkeypatch.setattr("lfjax.models.kernels.platform", lambda: platform)
+    assert attention_of("auto", small()).args[0] is KERNELS[kernel]
+    windowed = attention_of("auto", small(windows=(5, 0)))
+    assert isinstance(windowed, partial) == (platform == "tpu")  # triton has no windows
+
+
+@pytest.mark.parametrize(
+    "name, changed, here, said",
+    [
+        ("spash", {}, "cpu", "unknown 'spash'.*splash"),
+        ("triton", dict(windows=(5, 0)), "gpu", "has no sliding windows"),
+        ("triton", dict(attn_softcap=3.0), "cpu", "has no soft caps"),
+        ("triton", {}, "tpu", "attention=triton is for gpu, this is tpu"),
+    ],
+)
+def test_refused(name, changed, here, said, monkeypatch):
+    monkeypatch.setattr("lfjax.models.kernels.platform", lambda: here)
+    with pytest.raises(UserError, match=said):
+        attention_of(name, small(**changed))
