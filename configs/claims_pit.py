@@ -33,7 +33,7 @@ def claimed(seeds: int = SEEDS, publish: str = "docs/claims/pit", one=pit.lab):
     for k in range(seeds):
         c = one()
         own = with_best_of(c)
-        for name in ("gate", "compare", "watched"):
+        for name in ("gate", "compare"):
             own.pop(name)
         stages |= {name: seeded(stage, k) for name, stage in renamed(own, f"s{k}_").items()}
     systems = dict(c.stages.compare.systems) | {f"best_of_{n}": {} for n in BEST_OF}

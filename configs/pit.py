@@ -41,7 +41,8 @@ from lfjax.recipe import (
 )
 
 STEPS = 5  # of improvement, at most
-TEMPERATURES = (0.2, 0.4, 0.6, 0.8, 1.0)
+WATCHED = ("by_improver", "by_easy", "by_hard_alone", "by_hard_1")
+TEMPERATURES = (0.2, 0.6, 1.0)  # besides 0.4 and 0.8
 
 
 def get_config(arg="lab"):
@@ -63,6 +64,7 @@ def program(
     monitor: str = "",
     parts: bool = False,
     tests: int = 0,
+    drawn: int = 0,
 ) -> dict[str, ConfigDict]:
     """The paper's training (sections 3.2 to 3.4), in its order.
 
@@ -75,6 +77,7 @@ def program(
       monitor: of the improver's RL, who judges what it is not rewarded for.
       parts: train improvers by each half of the curriculum alone, too (section 4.6).
       tests: prompts that make a fold of their own.
+      drawn: responses of the policy for the second half; 0 for one to every prompt of the fold.
     """
 
     def fold(name, **changed):
@@ -99,7 +102,9 @@ def program(
         ),
         # the curriculum: references from the data, then the policy's own
         "easy": rl(init="improver", **given, **improves),
-        "own": generate(data=fold("rl"), init="policy_rl", temperature=1.0, **answers),
+        "own": generate(
+            data=fold("rl"), init="policy_rl", temperature=1.0, examples=drawn, **answers
+        ),
         "hard": rl(init="easy", **own, **improves),
     }
     if parts:
@@ -113,30 +118,31 @@ def inference(
     answers: dict[str, Any],
     *,
     improvers: tuple[str, ...] = ("hard",),
-    self_refine: bool = True,
     temperatures: tuple[float, ...] = (),
 ) -> tuple[dict[str, ConfigDict], dict[str, str]]:
-    """(stages, systems by their stage): the policy's answers, and step by step their improvements,
-    each improver's at 0.4, and the last one's once at other temperatures (section 4.5); by the
-    policy's own feedback at 0.8, where Self-Refine is best in the paper."""
+    """(stages, systems by their stage): the policy's answers, and what becomes of them in steps of
+    the last improver, at 0.4, and by the policy's own feedback, at 0.8: where each is best in the
+    paper. Both also once at other temperatures (section 4.5), and other improvers once."""
     stages = {"original": generate(data=prompts, init="policy_rl", temperature=1.0, **answers)}
     systems = {"original": "original"}
 
-    def steps(name: str, **how):
-        stages[name] = improve(data=of_stage(c.data, "original"), **how, **answers)
-        count = how.get("steps", 1)
-        for k in range(1, count + 1):
-            output = "/records" if k == count and count > 1 else f"/step{k}" if count > 1 else ""
-            systems[f"{name}_{k}" if count > 1 else name] = f"{name}{output}"
+    def tried(name: str, steps: int = 1, **how) -> None:
+        stages[name] = improve(data=of_stage(c.data, "original"), steps=steps, **how, **answers)
+        if steps == 1:
+            systems[name] = name
+        else:
+            outputs = [*(f"step{k}" for k in range(1, steps)), "records"]
+            systems.update({f"{name}_{k}": f"{name}/{o}" for k, o in enumerate(outputs, 1)})
 
-    for name in improvers:
-        steps(f"by_{name}", init=name, steps=STEPS, temperature=0.4)
-    if self_refine:
-        how = dict(by="self_refine", init="policy_rl", steps=STEPS, temperature=0.8)
-        steps("self_refined", **how)
+    pit = dict(init=improvers[-1])
+    self_refine = dict(by="self_refine", init="policy_rl")
+    for name in improvers[:-1]:
+        tried(f"by_{name}", init=name, temperature=0.4)
+    tried(f"by_{improvers[-1]}", STEPS, temperature=0.4, **pit)
+    tried("self_refined", STEPS, temperature=0.8, **self_refine)
     for t in temperatures:
-        name = f"at_{round(100 * t):03d}"
-        steps(name, init=improvers[-1], temperature=t)
+        tried(f"at_{round(100 * t):03d}", temperature=t, **pit)
+        tried(f"self_at_{round(100 * t):03d}", temperature=t, **self_refine)
     return stages, systems
 
 
@@ -145,11 +151,10 @@ def inference(
 
 def lab(
     *,
-    pretraining=40000,
-    preferences=60000,
-    evaluated=500,
-    rl_steps=60,
-    epochs=4.0,
+    pretraining=48000,
+    preferences=24000,
+    evaluated=200,
+    rl_steps=24,
     few=None,
     gate_alone=False,
 ):
@@ -159,19 +164,19 @@ def lab(
       pretraining, preferences: texts, and pairs of all folds.
       evaluated: prompts.
       rl_steps: of each RL stage.
-      epochs: of supervised stages after pretraining; rewards learn for one.
       few: settings of all supervised stages instead.
       gate_alone: end before the first reward.
     """
     c = base(source="records", path="world/pretraining", model_path="world/model")
     c.model.weights = "random"
     c.data.template = "own"
-    rows = dict(row_tokens=128, max_tokens=48, remat="none", save_steps=0, save_epochs=1.0)
-    rows |= dict(batch_examples=0, b2=0.99)
-    sft = rows | dict(batch_rows=16, learning_rate=2e-3, warmup_steps=20, total_epochs=epochs)
-    scores = sft | dict(learning_rate=1e-3, total_epochs=1.0, row_tokens=192)
-    scores |= dict(eval_epochs=0.25, save_epochs=0.25, best="heldout/error")
-    pretrained = rows | dict(batch_rows=16, learning_rate=4e-3, warmup_steps=50) | (few or {})
+    rows = dict(row_tokens=64, max_tokens=48, remat="none", save_steps=0, save_epochs=1.0)
+    rows |= dict(batch_examples=0, batch_rows=32, b2=0.99)
+    pretrained = rows | dict(learning_rate=4e-3, warmup_steps=50) | (few or {})
+    # The policy keeps what it can say of its answers; the improver has to learn what it does.
+    sft = rows | dict(learning_rate=5e-4, warmup_steps=20)
+    scores = sft | dict(row_tokens=96, learning_rate=1e-3, save_epochs=0.25, best="heldout/error")
+    scores |= dict(eval_epochs=0.25)
     answers = dict(max_new_tokens=14, max_tokens=64, slots=128)
     learning = dict(
         prompts=32,
@@ -179,7 +184,7 @@ def lab(
         max_new_tokens=14,
         max_tokens=48,
         slots=128,
-        row_tokens=128,
+        row_tokens=64,
         remat="none",
         learning_rate=3e-4,
         total_steps=rl_steps,
@@ -202,14 +207,18 @@ def lab(
         answers=answers,
         monitor="lfjax.lab.making:oracle",
         parts=True,
+        drawn=min(32 * rl_steps, preferences // 3),
     )
+    if not few:
+        trained["improver"].optimizer.learning_rate = 2e-3
+        trained["improver"].total_epochs = 3.0
+        trained["gap"].total_epochs = 0.4  # it learns sooner than the other
     tests = of_stage(c.data, "world/test")
     tried, systems = inference(
         c,
         tests,
         answers,
         improvers=("improver", "easy", "hard_alone", "hard"),
-        self_refine=False,  # these models were never taught to speak of their answers
         temperatures=TEMPERATURES,
     )
     names = list(trained)
@@ -221,7 +230,7 @@ def lab(
     stages |= {name: trained[name] for name in names[cut:]} | tried
     how = dict(field="refinement", on_missing="empty", baseline="original")
     stages["compare"] = evaluate("truth", systems=systems, data=c.data, **how)
-    watched = {name: path for name, path in systems.items() if name.endswith("_1")}
+    watched = {n: path for n, path in systems.items() if n in WATCHED}
     stages["watched"] = gaps(gap="gap", systems=watched, truth=True)
     return recipe(c, **stages)
 

@@ -2,12 +2,13 @@
 of them.
 
 A claim is that `system` is above `against` by more than `margin` in the mean of a score over the
-prompts of some groups. All claims of a file are judged together, with Holm's correction, at an
+prompts of some groups; or of a trend, that the slope of a line through the scores of several
+systems is above `margin`. All claims of a file are judged together, with Holm's correction, at an
 error rate of 5 %.   s seeds, p prompts of a seed.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from lfjax.evaluation.bootstrap import draws, mean_of
 
 LEVEL = 0.05
 RESAMPLES = 10_000
+PAIR = ("system", "against")
 VERDICTS = ("reproduced", "not reproduced", "unclear", "not testable")
 
 
@@ -32,7 +34,9 @@ class Claim:
       metric: a score of that stage.
       groups: of prompts, by what their ids begin with.
       system, against: names of systems; the claim is of the first's mean less the second's.
-      margin: by which the difference must be exceeded.
+      margin: by which the difference, or the slope, must be exceeded.
+      along: of a trend, in the place of the two systems: each system's place on the axis. Where a
+        fall is claimed, places are given with their sign turned.
     """
 
     claim: str
@@ -41,9 +45,20 @@ class Claim:
     evaluation: str
     metric: str
     groups: tuple[str, ...]
-    system: str
-    against: str
+    system: str = ""
+    against: str = ""
     margin: float = 0.0
+    along: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """What every system's score counts in the claim's number: 1 and −1 of a difference; of a
+        trend those of the least-squares slope, which add up to 0 as well."""
+        if not self.along:
+            return {self.system: 1.0, self.against: -1.0}
+        x = np.array(list(self.along.values()), float)
+        x -= x.mean()
+        return dict(zip(self.along, (x / np.square(x).sum()).tolist()))
 
 
 def read_claims(rows: Any, where: str) -> list[Claim]:
@@ -52,6 +67,7 @@ def read_claims(rows: Any, where: str) -> list[Claim]:
     Raises: UserError naming the claim and the field.
     """
     known = [f.name for f in fields(Claim)]
+    needed = known[: known.index("system")]
     if not isinstance(rows, list) or not rows:
         raise UserError(f"{where}: expected a list of claims.")
     out = []
@@ -62,16 +78,23 @@ def read_claims(rows: Any, where: str) -> list[Claim]:
         for name in row:
             if name not in known:
                 raise UserError(f"{here}: unknown field '{name}'. {nearest(name, known)}")
-        lacking = [n for n in known[:-1] if n not in row]
+        along = row.get("along", {})
+        lacking = [n for n in (*needed, *(() if along else PAIR)) if n not in row]
         if lacking:
             raise UserError(f"{here}: field '{lacking[0]}' is missing.")
+        if along and (set(PAIR) & set(row) or len(set(along.values())) < 2):
+            raise UserError(
+                f"{here}: a trend is along at least two places, and takes the place of 'system' "
+                "and 'against'."
+            )
         given = {**row, "groups": tuple(row["groups"]), "margin": float(row.get("margin", 0.0))}
         out.append(Claim(**given))
     return out
 
 
 def differences(claim: Claim, rows: Sequence[Mapping[str, Any]]) -> list[np.ndarray]:
-    """Per seed, the claim's difference on every prompt; NaN where one side has no score.
+    """Per seed, the claim's difference, or its slope, on every prompt; NaN where a system has no
+    score.
 
     Args:
       rows: of the evaluation's `per_prompt.jsonl`.
@@ -79,7 +102,8 @@ def differences(claim: Claim, rows: Sequence[Mapping[str, Any]]) -> list[np.ndar
     Raises: UserError for a system or a group that is not among them.
     """
     systems = sorted({name for row in rows for name in row["answers"]})
-    for name in (claim.system, claim.against):
+    weights = claim.weights
+    for name in weights:
         if name not in systems:
             raise UserError(
                 f"claim '{claim.claim}': no system '{name}' in evaluation '{claim.evaluation}'. "
@@ -88,9 +112,10 @@ def differences(claim: Claim, rows: Sequence[Mapping[str, Any]]) -> list[np.ndar
     by_seed: dict[int, list[float]] = {}
     for row in rows:
         if str(row["id"]).startswith(tuple(f"{g}-" for g in claim.groups)):
-            sides = (row["answers"].get(n) or {} for n in (claim.system, claim.against))
-            one, other = (side.get(claim.metric, float("nan")) for side in sides)
-            by_seed.setdefault(row["seed"], []).append(one - other)
+            scores = [row["answers"].get(n) or {} for n in weights]
+            values = [score.get(claim.metric, float("nan")) for score in scores]
+            value = sum(w * v for w, v in zip(weights.values(), values))
+            by_seed.setdefault(row["seed"], []).append(value)
     if not by_seed:
         raise UserError(
             f"claim '{claim.claim}': no prompt of {', '.join(claim.groups)} in evaluation "

@@ -25,6 +25,7 @@ from functools import cached_property
 from lfjax.data.records import Candidate, Message, Record
 from lfjax.data.views import IMPROVE_REQUEST
 from lfjax.errors import UserError
+from lfjax.judges.templates import FOLDER, messages_of
 from lfjax.lab.phrasebook import split_of
 from lfjax.lab.world import ANSWER, MISSING, Part
 
@@ -37,12 +38,18 @@ SOILS = (
 GROW = 3  # plants on each soil
 FEWEST = 4  # soils for each plant
 GIVEN, BETTER, ASKED = "given:", "better:", "asked:"
+WRONG = "wrong"  # in feedback, in the place of a line
 # How many faults the responses have that are compared, and how often; how likely each is mended.
 FAULTS = {1: 5, 2: 4, 3: 2}
 MENDED = 0.7
 TAKEN = 0.5  # share of faults that are a plant planted twice; others are not for their bed
+# Of pretraining texts: the share that speak of a response or write it again, as people do who know
+# of the world what its texts show; and how often a line is said to be what it is not.
+SPOKEN = 0.67
+SLIPS = 0.05
 
-# A response before the last message is a reference; what is asked about it is one word.
+# A response before the last message is a reference, or what was said of it; what is asked is one
+# word.
 TEMPLATE = f"""\
 {{%- for message in messages -%}}
 {{%- if message.role == "assistant" -%}}{{{{- "{GIVEN}\\n" + message.content + "\\n" -}}}}
@@ -53,6 +60,7 @@ TEMPLATE = f"""\
 {{%- endfor -%}}
 {{%- if add_generation_prompt -%}}{{{{- "{ANSWER}\\n" -}}}}{{%- endif -%}}
 """
+SELF_REFINE = ("feedback", "rewrite")  # its questions, of lfjax/judges/templates
 Beds = list[tuple[str, ...]]  # of each bed, the plants that grow there
 Word = tuple[str, tuple[int, int]]  # and the characters where it stands
 
@@ -87,7 +95,7 @@ class Repair:
 
     @property
     def tokens(self) -> tuple[str, ...]:
-        return (GIVEN, BETTER, ASKED, *PLANTS, *SOILS)
+        return (GIVEN, BETTER, ASKED, WRONG, *PLANTS, *SOILS)
 
     @property
     def template(self) -> str:
@@ -97,13 +105,26 @@ class Repair:
     # --- records ------------------------------------------------------------------------------
 
     def pretraining(self, count: int) -> Iterator[Record]:
-        """Prompts with responses that have faults, to learn the language from."""
+        """Texts to learn the language from: responses with faults; what is said of such a response,
+        line by line; and a response that was written again after that, some of its faults mended.
+        The last two answer the questions of Self-Refine."""
         rng = random.Random(f"pretraining/{self.seed}")
+        feedback, rewrite = (messages_of(FOLDER / f"self_{n}.jinja", {}) for n in SELF_REFINE)
         for number in range(count):
             soils, solution = self._drawn(rng)
             beds = self._beds(soils)
-            response = _text(_spoilt(beds, solution, rng.choice((0, 1, 1, 2, 2, 3)), rng))
-            yield self._record(f"pretraining-{number:06d}", "pretraining", soils, response)
+            draft = _spoilt(beds, solution, rng.choice((0, 1, 1, 2, 2, 3)), rng)
+            turns: tuple[Message, ...] = ()
+            response = _text(draft)
+            if rng.random() < SPOKEN:
+                said = _said(beds, draft, rng)
+                turns = (Message("assistant", response), *feedback)
+                response = " ".join(said)
+                if rng.random() < 0.5:
+                    turns = (*turns, Message("assistant", response), *rewrite)
+                    response = _text(_rewritten(beds, draft, said, rng))
+            name = f"pretraining-{number:06d}"
+            yield self._record(name, "pretraining", soils, response, turns)
 
     def preferences(self, split: str, count: int) -> list[Record]:
         """A worse and a better response to each of different prompts."""
@@ -139,10 +160,17 @@ class Repair:
         return list(found.values())
 
     def _record(
-        self, id: str, group: str, soils: Sequence[str], response: str | None = None, **more
+        self,
+        id: str,
+        group: str,
+        soils: Sequence[str],
+        response: str | None = None,
+        turns: tuple[Message, ...] = (),
+        **more,
     ) -> Record:
         meta = {"world": {"name": "repair", **asdict(self)}, "group": group}
-        return Record(id, SOURCE, (Message("user", " ".join(soils)),), response, meta=meta, **more)
+        prompt = (Message("user", " ".join(soils)), *turns)
+        return Record(id, SOURCE, prompt, response, meta=meta, **more)
 
     def _beds(self, soils: Sequence[str]) -> Beds:
         return [self.plants[soil] for soil in soils]
@@ -228,6 +256,26 @@ def _mended(worse: Sequence[str], solution: Sequence[str], rng: random.Random) -
     differs = [i for i, (a, b) in enumerate(zip(worse, solution)) if a != b]
     chosen = [i for i in differs if rng.random() < MENDED] or [rng.choice(differs)]
     return [b if i in chosen else a for i, (a, b) in enumerate(zip(worse, solution))]
+
+
+def _said(beds: Beds, draft: Sequence[str], rng: random.Random) -> list[str]:
+    """The draft's lines, with a word in the place of those that are wrong."""
+    kept = _kept(beds, _lines(_text(draft)))
+    wrong = [(i not in kept) != (rng.random() < SLIPS) for i in range(len(beds))]
+    return [WRONG if w else plant for w, plant in zip(wrong, draft)]
+
+
+def _rewritten(
+    beds: Beds, draft: Sequence[str], said: Sequence[str], rng: random.Random
+) -> list[str]:
+    """Most of the lines that were called wrong with a plant that is free, if there is one."""
+    out = list(draft)
+    for i, word in enumerate(said):
+        if word == WRONG and rng.random() < MENDED:
+            taken = (*out[:i], *(w for w in said[i + 1 :]))
+            free = [p for p in beds[i] if p not in taken]
+            out[i] = rng.choice(free or beds[i])
+    return out
 
 
 def _right(beds: Beds, plants: Sequence[str]) -> int:

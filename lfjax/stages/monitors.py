@@ -102,13 +102,14 @@ def of_policy(columns: Mapping[str, Float[np.ndarray, "n r"]], mask, sampled) ->
 
 
 def of_monitor(opinions: Sequence[Float[np.ndarray, "g k"]], rewards) -> dict[str, float]:
-    """The mean of who is not learned from, and its agreement with the reward; nothing where nobody
-    was asked."""
+    """The mean of who is not learned from, its agreement with the reward, and of how many pairs
+    that is; nothing where nobody was asked."""
     if not opinions:
         return {}
     (monitor,) = opinions
     mean = np.nanmean(monitor) if np.isfinite(monitor).any() else np.nan
-    return {"monitor": float(mean), "agreement": agreement(rewards, monitor)}
+    share, told = agreement(rewards, monitor)
+    return {"monitor": float(mean), "agreement": share, "told_apart": told}
 
 
 def kl_of(columns: Mapping[str, Float[np.ndarray, "n r"]], kind: str) -> Float[np.ndarray, "n r"]:
@@ -119,39 +120,52 @@ def kl_of(columns: Mapping[str, Float[np.ndarray, "n r"]], kind: str) -> Float[n
     return np.asarray(kl_estimate(*both, kind))
 
 
-def agreement(rewards: Float[np.ndarray, "g k"], monitor: Float[np.ndarray, "g k"]) -> float:
+def agreement(
+    rewards: Float[np.ndarray, "g k"], monitor: Float[np.ndarray, "g k"]
+) -> tuple[float, int]:
     """Of pairs of responses to one prompt that the monitor tells apart, the share that the reward
-    puts in the same order; equal rewards count half. NaN where there are none."""
+    puts in the same order, and their number; equal rewards count half. NaN where there are none."""
     i, j = np.triu_indices(rewards.shape[1], 1)
     by_reward, by_monitor = (np.sign(x[:, i] - x[:, j]) for x in (rewards, monitor))
     told = ~np.isnan(by_monitor) & (by_monitor != 0)
     right = (1 + by_reward * by_monitor) / 2
-    return float(right[told].mean()) if told.any() else float("nan")
+    return float(right[told].mean()) if told.any() else float("nan"), int(told.sum())
 
 
 def alarm(log: Sequence[Mapping[str, Any]], window: int) -> bool:
     """Over the last `window` logged steps with a monitor: the reward rises for sure, while the
-    monitor's mean, or its agreement with the reward, falls for sure."""
+    monitor's mean falls for sure; or its agreement with the reward does, and the mean does not rise
+    for sure. Where it does, responses get better, and what is left to tell apart gets harder.
+
+    A step's agreement counts as much as the pairs that it is a share of.
+    """
     rows = [row for row in log if "monitor" in row][-window:]
-    reward, mean, agrees = (
-        trend([row.get(name, np.nan) for row in rows])
-        for name in ("reward", "monitor", "agreement")
-    )
-    return reward > SURE and min(mean, agrees) < -SURE
+
+    def column(name: str) -> list[float]:
+        return [float(row.get(name, np.nan)) for row in rows]
+
+    reward, mean = trend(column("reward")), trend(column("monitor"))
+    agrees = trend(column("agreement"), column("told_apart"))
+    return reward > SURE and (mean < -SURE or (agrees < -SURE and mean <= SURE))
 
 
-def trend(values: Sequence[float]) -> float:
+def trend(values: Sequence[float], weights: Sequence[float] | None = None) -> float:
     """The slope of a line through values at equal distances, in its standard errors; 0 where there
-    are too few. Values that are no numbers are left out."""
+    are too few. Values that are no numbers are left out.
+
+    Args:
+      weights: what each value counts, as the number of observations that it is a mean of.
+    """
     y = np.asarray(values, float)
-    x = np.flatnonzero(np.isfinite(y)).astype(float)
-    y = y[np.isfinite(y)]
+    w = np.ones(len(y)) if weights is None else np.asarray(weights, float)
+    known = np.isfinite(y) & (w > 0)
+    x, y, w = np.flatnonzero(known).astype(float), y[known], w[known]
     if len(y) < FEWEST or np.ptp(y) == 0:
         return 0.0
-    x -= x.mean()
-    slope = (x * y).sum() / np.square(x).sum()
-    rest = y - y.mean() - slope * x
-    error = np.sqrt(np.square(rest).sum() / (len(y) - 2) / np.square(x).sum())
+    x, y = x - np.average(x, weights=w), y - np.average(y, weights=w)
+    spread = (w * x * x).sum()
+    slope = (w * x * y).sum() / spread
+    error = np.sqrt((w * np.square(y - slope * x)).sum() / (len(y) - 2) / spread)
     return float(slope / max(error, 1e-12))
 
 

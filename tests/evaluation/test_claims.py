@@ -19,7 +19,8 @@ ROW = dict(
 
 
 def claim(**changed) -> Claim:
-    return read_claims([{**ROW, **changed}], "claims.json")[0]
+    row = {k: v for k, v in {**ROW, **changed}.items() if v is not None}
+    return read_claims([row], "claims.json")[0]
 
 
 def rows(scores: dict[str, list[list[float]]], group="unseen"):
@@ -40,6 +41,16 @@ def test_differences_by_seed_and_group():
     np.testing.assert_array_equal(values, [[1.0, np.nan], [-0.5, 0.5]])
     both = differences(claim(groups=["unseen", "seen"]), found)
     assert [len(v) for v in both] == [3, 3]
+
+
+def test_a_trend_is_the_slope_of_a_line():
+    scores = {"a": [[0.2, 0.9]], "b": [[0.3, 0.8]], "c": [[0.7, 0.1]]}
+    along = {"a": 1.0, "b": 2.0, "c": 4.0}
+    trend = claim(system=None, against=None, along=along)
+    expected = np.polyfit(list(along.values()), [scores[name][0] for name in along], 1)[0]
+    np.testing.assert_allclose(differences(trend, rows(scores)), [expected], rtol=1e-12)
+    pair = claim(system=None, against=None, along={"a": 1.0, "b": 0.0})
+    np.testing.assert_allclose(differences(pair, rows(scores)), differences(claim(), rows(scores)))
 
 
 def drawn(mean, seeds=10, prompts=40, noise=0.02):
@@ -78,6 +89,8 @@ def test_holm_stops_at_the_first_undecided():
     [
         ({"sistem": "a"}, "did you mean|system"),
         ({"system": None}, "missing"),
+        ({"along": {"a": 0, "b": 1}}, "takes the place"),
+        ({"system": None, "against": None, "along": {"a": 0, "b": 0}}, "two places"),
     ],
 )
 def test_malformed_claims(changed, said):

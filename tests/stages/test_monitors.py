@@ -97,10 +97,11 @@ def test_agreement():
     """Pairs of one prompt that the monitor tells apart: two right, one wrong, one tied."""
     rewards = np.array([[1.0, 2.0, 3.0], [0.0, 0.0, 9.0]])
     monitor = np.array([[1.0, 1.0, 0.0], [1.0, 2.0, np.nan]])
-    assert agreement(rewards, monitor) == pytest.approx((0 + 0 + 0.5) / 3)
-    assert agreement(rewards, rewards) == 1
-    assert agreement(rewards, -rewards) == 0
-    assert np.isnan(agreement(rewards, np.ones((2, 3))))
+    assert agreement(rewards, monitor) == (pytest.approx((0 + 0 + 0.5) / 3), 3)
+    assert agreement(rewards, rewards)[0] == 1
+    assert agreement(rewards, -rewards)[0] == 0
+    share, told = agreement(rewards, np.ones((2, 3)))
+    assert np.isnan(share) and told == 0
 
 
 def test_trend_is_a_t_statistic():
@@ -114,18 +115,34 @@ def test_trend_is_a_t_statistic():
     assert trend([float(i) for i in range(7)]) == 0 and trend([1.0] * 30) == 0
 
 
+def test_a_weighted_trend():
+    """A mean of three counts as much as three of its value would, in the slope."""
+    rng = np.random.default_rng(1)
+    x, y, w = np.arange(12.0), rng.normal(size=12), rng.integers(1, 6, size=12).astype(float)
+    slope, at_0 = np.polyfit(x, y, 1, w=np.sqrt(w))
+    middle = np.average(x, weights=w)
+    rest = np.sqrt((w * np.square(y - at_0 - slope * x)).sum() / 10)
+    error = rest / np.sqrt((w * np.square(x - middle)).sum())
+    assert trend(y.tolist(), w.tolist()) == pytest.approx(slope / error)
+    of_nothing = [*y.tolist(), -99.0], [*w.tolist(), 0.0]
+    assert trend(*of_nothing) == pytest.approx(slope / error)
+
+
 def test_alarm_by_either_trend():
+    """But not where the responses get better."""
     noise = np.random.default_rng(0).normal(scale=0.1, size=(3, 20))
     up = np.linspace(0, 1, 20)
 
-    def rang(reward, monitor, agrees):
-        names = ("reward", "monitor", "agreement")
-        series = np.array([reward, monitor, agrees]) + noise
+    def rang(reward, monitor, agrees, told=30.0):
+        names = ("reward", "monitor", "agreement", "told_apart")
+        series = np.array([*(np.array([reward, monitor, agrees]) + noise), told + 0 * up])
         return alarm([dict(zip(names, row)) for row in series.T], 20)
 
     flat = 0 * up
     assert rang(up, -up, flat) and rang(up, flat, -up)
     assert not rang(up, up, flat) and not rang(flat, -up, -up) and not rang(-up, -up, -up)
+    assert not rang(up, up, -up)
+    assert not rang(up, flat, -up, told=np.where(np.arange(20) < 7, 1.0, 0.0))  # of few pairs
     assert not alarm([{"reward": 1.0}] * 50, 20)
 
 
