@@ -46,7 +46,8 @@ ROWS = dict(row_tokens=320, remat="none", save_steps=0, save_epochs=1.0)
 PACKED = dict(ROWS, batch_examples=0, batch_rows=8, max_tokens=160)
 EPOCHS = 5.0
 LEARNED = dict(learning_rate=2e-3, total_epochs=EPOCHS, warmup_fraction=0.1)
-PREFERRED = dict(learning_rate=3e-5, beta=0.1, warmup_fraction=0.1)
+PREFERRED = dict(learning_rate=3e-5, beta=0.1, warmup_fraction=0.1, batch_examples=32)
+PREFERRED |= dict(max_tokens=160, terminator="feedback_header")
 # A perfect answer has no better one, and its score has to be learned, too.
 KEPT = dict(ties="keep", unchanged="keep")
 BUCKET = 0.15  # of the first stage's prompts, in each arm of refinements of one score
@@ -82,13 +83,13 @@ def first_config() -> ConfigDict:
 
 
 def pretrained(c: ConfigDict, quick: dict[str, Any], **sizes: Any) -> dict[str, ConfigDict]:
-    """The world and its base model, which learns to compare digits first."""
+    """The world and its base model, which learns to add and to compare digits first."""
     how = PACKED | dict(b2=0.99, warmup_steps=50)
     digits = how | dict(batch_rows=2, learning_rate=3e-3)
-    compared = of_stage(c.data, "world/comparisons")
+    exercises = of_stage(c.data, "world/exercises")
     return {
         "world": make("lfjax.lab.making:ledger", **sizes),
-        "digits": train("sft", data=compared, init=c.model, **digits | quick),
+        "digits": train("sft", data=exercises, init=c.model, **digits | quick),
         "base": train("sft", data=c.data, init="digits", **how | dict(learning_rate=4e-3) | quick),
     }
 
@@ -179,14 +180,13 @@ def again_systems(times: int) -> dict[str, Any]:
 def lab(
     *,
     arms: tuple[str, ...] = (),
-    pretraining: int = 40000,
+    pretraining: int = 20000,
     first: int = 2000,
     second: int = 2000,
     evaluated: int = 200,
     samples: int = 16,
     again: int = 0,
-    stage1: dict[str, Any] | None = None,
-    stage2: dict[str, Any] | None = None,
+    settings: dict[str, dict[str, Any]] | None = None,
     quick: dict[str, Any] | None = None,
     world: dict[str, Any] | None = None,
 ) -> ConfigDict:
@@ -200,15 +200,15 @@ def lab(
       evaluated: prompts of the evaluations.
       samples: answers that are re-ranked.
       again: more refinements of refinements.
-      stage1, stage2: other settings of training.
+      settings: of training, by the model's name; an arm without its own has those of stage 1.
       quick: settings of the train stages on texts of the ledger, for tests.
       world: settings of the ledger.
     """
-    c, quick = first_config(), quick or {}
+    c, quick, settings = first_config(), quick or {}, settings or {}
     tests = of_stage(c.data, "world/test")
     sizes = dict(pretraining=pretraining, prompts=first + second, evaluated=evaluated)
-    learned = LEARNED | (stage1 or {}) | quick
-    preferred = PREFERRED | dict(batch_examples=32, max_tokens=160, terminator="feedback_header")
+    learned = LEARNED | settings.get("stage1", {}) | quick
+    preferred = PREFERRED | settings.get("stage2", {})
     arms = (*CONTROLS, *arms)
     stages = {
         **pretrained(c, quick, **sizes, **(world or {})),
@@ -221,12 +221,12 @@ def lab(
             answers=SHORT,
             refining=LONG,
             stage1=PACKED | learned,
-            stage2=ROWS | preferred | (stage2 or {}),
+            stage2=ROWS | preferred,
             keep=(KEPT, dict(ties="keep")),
         ),
     }
     for name in arms:
-        stages |= arm(c, name, tests, first, **ARMS[name], **learned)
+        stages |= arm(c, name, tests, first, **ARMS[name], **learned | settings.get(name, {}))
     stages |= in_context(c, tests)
     # What came of it.
     stages |= refined_answers(("stage1", "stage2"), tests, BOTH)
@@ -248,13 +248,13 @@ def lab(
     return recipe(c, **stages)
 
 
-def smoke() -> ConfigDict:
+def smoke(samples: int = 2, **more: Any) -> ConfigDict:
     """One account, and just enough steps to learn the form of a critique."""
     few = dict(total_epochs=0.0, total_steps=150, batch_rows=4, warmup_fraction=0.0)
     few |= dict(learning_rate=4e-3, warmup_steps=10)
     world = dict(accounts=1, fewest=2)
-    sizes = dict(pretraining=300, first=60, second=60, evaluated=6, samples=2)
-    return lab(**sizes, quick=few, world=world)
+    sizes = dict(pretraining=300, first=60, second=60, evaluated=6, samples=samples)
+    return lab(**sizes, quick=few, world=world, **more)
 
 
 VARIANTS = {

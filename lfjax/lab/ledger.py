@@ -38,6 +38,7 @@ NAMES = tuple("zyxwvu")
 BASE = 10  # totals are last digits
 PRETRAINING = {"answer": 0.46, "check": 0.46, "comparison": 0.08}  # shares of texts
 COMPARED = 8  # comparisons of a text
+COMPARISONS = 0.2  # share of exercises; the others are running totals
 TRIES = 200  # draws for each prompt, before there are taken to be no more
 WORK = "work"  # asks for running totals
 RIGHT, WRONG = "right", "wrong"
@@ -107,12 +108,18 @@ class Ledger:
                 prompt = f"{prompt}\nanswer:\n{given}\n\n{asked}"
             yield self._record(f"pretraining-{number:06d}", "pretraining", prompt, response)
 
-    def comparisons(self, count: int) -> Iterator[Record]:
-        """Totals compared with what is said of them, which is best learned before anything else:
-        among other texts so small a model hardly finds that two digits are the same."""
-        rng = random.Random(f"comparisons/{self.seed}")
+    def exercises(self, count: int) -> Iterator[Record]:
+        """What is best learned before anything else, as so small a model hardly finds it among
+        other texts: running totals of one account, and comparisons of digits."""
+        rng = random.Random(f"exercises/{self.seed}")
         for n in range(count):
-            yield self._record(f"comparison-{n:06d}", "comparison", WORK, _comparisons(rng))
+            if rng.random() < COMPARISONS:
+                yield self._record(f"exercise-{n:06d}", "comparison", WORK, _comparisons(rng))
+                continue
+            line = [rng.randint(1, 9) for _ in range(self.entries)]
+            at = rng.randrange(self.accounts)
+            prompt, response = _named(at, line), _named(at, _totals(line))
+            yield self._record(f"exercise-{n:06d}", "total", prompt, response)
 
     def prompts(self, split: str, count: int) -> list[Record]:
         """Different prompts without responses. Raises: UserError for an unknown split, or more
@@ -230,13 +237,18 @@ def _checked(lines: list[list[int]], response: str) -> str:
     given = dict(enumerate(response.split("\n")))
     out = []
     for i, (name, line) in enumerate(zip(NAMES, lines)):
-        totals = [t % BASE for t in itertools.accumulate(line)]
+        totals = _totals(line)
         said = given.get(i, "").split()
         well = len(said) == 2 and said[0] == name and re.fullmatch("[0-9]", said[1])
         told = said[1] if well else MISSING
         mark = RIGHT if told == str(totals[-1]) else WRONG
         out.append(f"{_named(i, totals)} {name} {told} {mark}")
     return "\n".join(out)
+
+
+def _totals(line: list[int]) -> list[int]:
+    """Running totals' last digits."""
+    return [t % BASE for t in itertools.accumulate(line)]
 
 
 def _comparisons(rng: random.Random) -> str:

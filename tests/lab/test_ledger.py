@@ -73,14 +73,22 @@ def test_its_critiques_are_read_as_they_were_meant():
 def test_files(tmp_path):
     outputs = ledger(tmp_path, seed=3, pretraining=20, prompts=8, evaluated=4)
     assert set(outputs) == {
-        *("model", "comparisons", "pretraining", "prompts", "validation", "test", "preferences"),
+        *("model", "exercises", "pretraining", "prompts", "validation", "test", "preferences"),
     }
     from lfjax.data.sources import load
 
     read = {
         k: load(str(tmp_path / v), "records").records for k, v in outputs.items() if k != "model"
     }
-    for r in (*read["comparisons"], *read["pretraining"]):
+    kinds = {r.meta["group"] for r in read["exercises"]}
+    assert kinds == {"comparison", "total"}
+    for r in (*read["exercises"], *read["pretraining"]):
+        if r.meta["group"] == "total":
+            entries, totals = (
+                list(map(int, t.split()[1::2])) for t in (r.prompt[0].content, r.response)
+            )
+            assert totals == [sum(entries[: i + 1]) % 10 for i in range(3)]
+            continue
         if r.prompt[0].content == "work":
             for total, _, told, mark in map(str.split, r.response.split("\n")):
                 assert (total == told) == (mark == "right")
