@@ -9,11 +9,13 @@ from lfjax.data.records import Message, Record
 from lfjax.data.templates import render_prompt
 from lfjax.data.views import gap, improve
 from lfjax.errors import UserError
+from lfjax.judges.asking import Answer, Collected
 from lfjax.lab.model import make_tokenizer
 from lfjax.lab.oracle import Oracle, parts_of, right_share
 from lfjax.lab.phrasebook import split_of
-from lfjax.lab.repair import PLANTS, Repair
+from lfjax.lab.repair import PLANTS, WRONG, Repair
 from lfjax.lab.world import LANGUAGE, World, score
+from lfjax.stages.improving import by_self_refine
 
 GARDEN = Repair()
 
@@ -102,6 +104,44 @@ def test_preferences_say_what_is_better():
     assert 0.3 < perfect / 200 < 0.8  # who imitates the better ones is not perfect
     grades = {score(parts_of(r, r.candidates[1].text)) for r in records}
     assert len(grades) >= 3 and 10 not in grades
+
+
+def test_pretraining_speaks_of_answers():
+    """Faults are left out where they are found, most of them, and rewriting keeps all else."""
+    records = list(GARDEN.pretraining(600))
+    by_turns = {n: [r for r in records if len(r.prompt) == n] for n in (1, 3, 5)}
+    assert sum(map(len, by_turns.values())) == 600 and min(map(len, by_turns.values())) > 150
+    found = []
+    for r in by_turns[3]:
+        said, parts = r.response.split(), parts_of(r, r.prompt[1].content)
+        assert all(word in (WRONG, part.said) for word, part in zip(said, parts, strict=True))
+        found += [(word == WRONG, not part.right) for word, part in zip(said, parts)]
+    assert 0.9 < sum(a == b for a, b in found) / len(found) < 1
+    gain = 0.0
+    for r in by_turns[5]:
+        draft, said, new = (t.split() for t in (*(r.prompt[i].content for i in (1, 3)), r.response))
+        assert all(b == a for a, word, b in zip(draft, said, new, strict=True) if word != WRONG)
+        gain += right_share(parts_of(r, r.response)) - right_share(parts_of(r, "\n".join(draft)))
+    assert gain / len(by_turns[5]) > 0.08
+
+
+def test_self_refine_asks_what_pretraining_answers():
+    """The same questions, shown as the same words."""
+    (record,) = [r for r in GARDEN.pretraining(30) if len(r.prompt) == 5][:1]
+    asked = []
+
+    def ask(questions):
+        asked.extend(questions)
+        texts = [record.prompt[3].content, record.response]
+        answers = [Answer(texts[len(asked) - 1])]
+        return Collected(answers, 0, answers, 0, 0.0)
+
+    draft = Record("r", "test", record.prompt[:1], record.prompt[1].content)
+    (made,) = by_self_refine([draft], ask, "me").records
+    assert made.refinement == record.response and asked[1].messages == record.prompt
+    text = render_prompt(GARDEN.template, asked[1].messages)
+    kinds = [line for line in text.split("\n") if line.endswith(":")]
+    assert kinds == ["given:", "asked:", "given:", "asked:", "answer:"]
 
 
 def test_splits_do_not_share_prompts():

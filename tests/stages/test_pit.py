@@ -78,6 +78,7 @@ def test_smoke(tmp_path):
     first, second = ({r["id"]: r for r in lines(f"by_hard/step{k}.jsonl")} for k in (1, 2))
     assert second and all(r["response"] == first[i]["refinement"] for i, r in second.items())
     results = json.loads((tmp_path / "compare" / "results.json").read_text())
-    assert {"original", "by_hard_1", "by_hard_5", "by_easy", "self_refined_5", "self_at_060"} <= set(results["systems"])
+    systems = {"original", "by_hard_1", "by_hard_5", "by_easy", "self_refined_5", "self_at_060"}
+    assert systems <= set(results["systems"])
     watched = json.loads((tmp_path / "watched" / "results.json").read_text())
     assert "agreement" in watched["systems"]["by_hard_1"]
