@@ -32,6 +32,7 @@ def train(method: str, *, data: ConfigDict, init: ConfigDict | str, **settings: 
             "dtype": "float32",  # of the computation, or bfloat16; parameters are float32
             "remat": "context",  # what is recomputed: none, all but context or dots, or full
             "attention": "auto",  # by the platform's kernel: splash on TPU, triton on GPU; or plain
+            "compiler_options": True,  # those of lfjax/compiling.py for the accelerator
             # a batch: exactly one of the two sizes; rows hold several records
             "own_pairs": False,  # insist that the model that training starts from made the data
             "batch_examples": 8,
@@ -63,6 +64,7 @@ def train(method: str, *, data: ConfigDict, init: ConfigDict | str, **settings: 
                 "b1": 0.9,
                 "b2": 0.999,
                 "eps": 1e-8,
+                "mu_dtype": "float32",  # of the first moment, or bfloat16
                 "weight_decay": 0.0,
                 "clip_norm": 1.0,
             },
@@ -81,6 +83,8 @@ def train(method: str, *, data: ConfigDict, init: ConfigDict | str, **settings: 
             "save_examples": 0,
             "keep": 2,
             "log_every_steps": 1,
+            "profile_steps": 0,  # that the profiler looks at, from the first one on
+            "profile_first_step": 10,
             "export_dtype": "",  # of the exported weights; empty: as the model was given
         }
     )
@@ -143,6 +147,7 @@ def rl(
             "dtype": "float32",  # of the computation, or bfloat16; parameters are float32
             "remat": "context",  # what is recomputed: none, all but context or dots, or full
             "attention": "auto",  # by the platform's kernel: splash on TPU, triton on GPU; or plain
+            "compiler_options": True,  # those of lfjax/compiling.py for the accelerator
             "row_tokens": 3072,
             "micro_batches": 1,
             "logprob_chunk": 512,  # tokens whose logits exist at once

@@ -119,7 +119,7 @@ def rl(stage: Stage) -> Result:
 
     step_fn = make_train_step(loss_fn, tx, c.micro_batches)
     shapes = batch_shardings(Rollouts.empty(1, 1), mesh)
-    train_step = jit_train_step(step_fn, state_shardings, shapes, mesh, held)
+    train_step = jit_train_step(step_fn, state_shardings, shapes, mesh, held, c.compiler_options)
 
     # --- loop ---------------------------------------------------------------------------------
     start = time.monotonic() - before

@@ -54,6 +54,7 @@ STAGES = {
 # Inputs count by their content, not by where they lie.
 OPERATIONAL = (
     *("path", "log_every_steps", "keep", "save_steps", "save_epochs", "save_examples"),
+    *("attention", "compiler_options", "profile_steps", "profile_first_step"),
     *("blame_steps", "blame_epochs", "blame_examples", "blame_records"),
     *("key_env", "concurrency", "requests_per_minute", "tokens_per_minute", "timeout_s"),
     *("deadline_s", "prompt_price", "price", "budget", "per_host"),

@@ -37,6 +37,7 @@ from lfjax.training.alarms import Alarms
 from lfjax.training.checkpoint import Checkpoints
 from lfjax.training.logs import MetricLog, progress
 from lfjax.training.optimizer import in_steps, make_optimizer, make_schedule, warmup
+from lfjax.training.profile import Profile
 from lfjax.training.step import (
     abstract_state,
     batch_shardings,
@@ -112,7 +113,9 @@ def train(stage: Stage) -> Result:
     # --- the step -----------------------------------------------------------------------------
     rows_sharding = batch_shardings(Rows.empty(1, 1), mesh)
     step_fn = make_train_step(loss_fn, tx, c.micro_batches)
-    train_step = jit_train_step(step_fn, state_shardings, rows_sharding, mesh, frozen_shardings)
+    train_step = jit_train_step(
+        step_fn, state_shardings, rows_sharding, mesh, frozen_shardings, c.compiler_options
+    )
     eval_step = jit_eval_step(
         loss_fn, state_shardings.params, rows_sharding, mesh, frozen_shardings
     )
@@ -149,8 +152,10 @@ def train(stage: Stage) -> Result:
     reporter = Reporter(stage, batches, rates, checkpoints, log, alarms, start)
     last = batches.plan.steps
     pending = None
-    with StopSignal() as stop, progress(stage.name, done=done, total=last) as bar:
+    profiling = Profile(stage.folder / "profile", c.profile_first_step, c.profile_steps)
+    with StopSignal() as stop, progress(stage.name, done=done, total=last) as bar, profiling:
         for step in range(done + 1, last + 1):
+            profiling(step, state)
             rows = put(batches.rows(step - 1), mesh, P(BATCH))
             rate = put(rates[step - 1], mesh, P())
             with jax.transfer_guard("disallow"):  # a hidden copy in here would stall every step

@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
+from lfjax.compiling import compiler_options
 from lfjax.losses import Total
 from lfjax.sharding import BATCH, constrain, tree_shardings
 
@@ -128,15 +129,18 @@ def make_train_step(loss_fn: LossFn, tx: optax.GradientTransformation, micro_bat
     return train_step
 
 
-def jit_train_step(train_step, state_shardings, batch_shardings, mesh: Mesh, frozen=None):
+def jit_train_step(
+    train_step, state_shardings, batch_shardings, mesh: Mesh, frozen=None, tuned: bool = True
+):
     """The step compiled with explicit shardings (`frozen`: those of the frozen arrays), its state
-    donated."""
+    donated; `tuned`, with the compiler's options for the mesh's devices."""
     whole = NamedSharding(mesh, P())
     return jax.jit(
         train_step,
         in_shardings=(state_shardings, batch_shardings, whole, frozen, whole),
         out_shardings=(state_shardings, whole),
         donate_argnums=0,
+        compiler_options=compiler_options(mesh) if tuned else None,
     )
 
 
