@@ -1,7 +1,12 @@
 """Mesh and rules: everything of a model is placed, nothing large is replicated, and misfits are
 named."""
 
+import importlib.util
 import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import partial
 
 import jax
 import numpy as np
@@ -12,10 +17,12 @@ from ml_collections import ConfigDict
 from lfjax.errors import UserError
 from lfjax.models.decoder import abstract_lora, abstract_params
 from lfjax.models.lora import LoraConfig
+from lfjax.models.quantize import quantised
 from lfjax.models.scalar import abstract_head
 from lfjax.sharding import (
     AXES,
     TRAIN_RULES,
+    _over_slices,
     axis_size,
     constrain,
     make_mesh,
@@ -72,6 +79,52 @@ def test_unknown_axis():
         make_mesh(dict(model=8))
 
 
+@dataclass(frozen=True)
+class Chip:
+    """A device of a slice that is not here."""
+
+    id: int
+    slice_index: int
+    platform: str = "gpu"  # so that jax asks for no coordinates
+    device_kind: str = "none"
+    process_index: int = 0
+
+
+SLICES = [Chip(i, i % 2) for i in range(8)]
+
+
+def test_only_data_crosses_slices():
+    """Fsdp and tensor stay within a slice, and the outer part of data is the slice."""
+    devices = _over_slices([4, 1, 2], 2, SLICES)
+    assert [[d.slice_index for d in part.flat] for part in devices] == [[0, 0]] * 2 + [[1, 1]] * 2
+    assert sorted(d.id for d in devices.flat) == list(range(8))
+
+
+def test_a_mesh_that_would_split_a_model_over_slices():
+    with pytest.raises(UserError, match=r"2 slices.*mesh\.data=1.*a multiple of 2"):
+        _over_slices([1, 8, 1], 2, SLICES)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason="the TPU compiler is not installed: pip install -e '.[tpu]'",
+)
+def test_slices_of_real_chips():
+    """Two slices of v5e, described by the compiler in a process of its own."""
+    program = (
+        "from lfjax.plan import on_cpu; on_cpu()\n"
+        "from lfjax.planning.chips import find_topology; find_topology('v5e:4x4')\n"
+        "from jax.experimental.topologies import get_topology_desc as describe\n"
+        "from lfjax.sharding import make_mesh\n"
+        "chips = describe(platform='tpu', topology_name='v5e:4x4', num_slices=2).devices\n"
+        "mesh = make_mesh(dict(data=2, fsdp=-1), chips)\n"
+        "print([{d.slice_index for d in part.flat} for part in mesh.devices], dict(mesh.shape))"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    expected = "[{0}, {1}] {'data': 2, 'fsdp': 16, 'tensor': 1}"
+    assert run.stdout.splitlines()[-1:] == [expected], run.stderr
+
+
 # --- rules ------------------------------------------------------------------------------------
 
 
@@ -82,7 +135,9 @@ MODELS = {"untied": small(), "tied": small(tied=True), "biased": small(qkv_bias=
 def state(request):
     """A model's abstract state on data 2 × fsdp 2 × tensor 2."""
     tx = make_optimizer(
-        ConfigDict(dict(b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.1, clip_norm=1.0))
+        ConfigDict(
+            dict(b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.1, clip_norm=1.0, mu_dtype="float32")
+        )
     )
     config = MODELS[request.param]
     return config, tx, abstract_state(abstract_params(config), tx, make_mesh(SHAPE))
@@ -132,6 +187,7 @@ def test_every_rule_is_needed():
     lora = abstract_lora(MODELS["biased"], LoraConfig(4, 8.0, pattern="."))
     score = abstract_head(MODELS["biased"])
     tree = {"params": params, "lora": lora, "score": score}
+    tree["frozen"] = jax.eval_shape(partial(quantised, kind="nf4"), params)
     tree["step"] = jax.ShapeDtypeStruct((), np.int32)
     mesh = make_mesh(SHAPE)
     tree_shardings(tree, mesh)

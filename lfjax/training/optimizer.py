@@ -12,6 +12,7 @@ from lfjax.sharding import path_str
 
 UNITS = ("steps", "epochs", "examples")
 DECAYS = ("constant", "linear", "cosine")
+MOMENTS = ("float32", "bfloat16")
 
 
 def in_steps(config, name: str, *, epoch_steps: int, epoch_examples: int, default: int = 0) -> int:
@@ -87,7 +88,14 @@ def make_schedule(
 def make_optimizer(config) -> optax.GradientTransformation:
     """Clip by global norm, then AdamW's direction, which the train step multiplies by the learning
     rate: a rate that is an argument makes one compiled step serve every schedule. Norm scales and
-    biases are not decayed."""
+    biases are not decayed. `mu_dtype` is that of the first moment; the second is float32.
+
+    Raises: UserError for a dtype that is not of `MOMENTS`.
+    """
+    if config.mu_dtype not in MOMENTS:
+        raise UserError(
+            f"optimizer.mu_dtype: unknown '{config.mu_dtype}'. {nearest(config.mu_dtype, MOMENTS)}"
+        )
 
     def decayed(params):
         return jax.tree_util.tree_map_with_path(
@@ -96,7 +104,7 @@ def make_optimizer(config) -> optax.GradientTransformation:
 
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
-        optax.scale_by_adam(config.b1, config.b2, config.eps),
+        optax.scale_by_adam(config.b1, config.b2, config.eps, mu_dtype=config.mu_dtype),
         optax.add_decayed_weights(config.weight_decay, decayed)
         if config.weight_decay
         else optax.identity(),

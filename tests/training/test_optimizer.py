@@ -2,12 +2,13 @@
 
 import math
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 from lfjax.errors import UserError
-from lfjax.training.optimizer import in_steps, make_schedule
+from lfjax.training.optimizer import MOMENTS, in_steps, make_optimizer, make_schedule
 
 RATE = 4e-4
 
@@ -104,3 +105,27 @@ def test_two_units():
 def test_negative():
     with pytest.raises(UserError, match="save_examples=-3: expected a positive number, or 0"):
         in_steps(ConfigDict(dict(save_examples=-3)), "save", **EPOCH)
+
+
+OPTIONS = dict(b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.0, clip_norm=0.0)
+
+
+def test_first_moment_in_bfloat16():
+    """Half its bytes, and a direction that differs by the rounding of the moment."""
+    rng, found = np.random.default_rng(0), {}
+    grads = [jnp.asarray(rng.normal(size=500) + 0.5, jnp.float32) for _ in range(20)]
+    for dtype in MOMENTS:
+        tx = make_optimizer(ConfigDict(OPTIONS | dict(mu_dtype=dtype)))
+        state = tx.init(grads[0])
+        for g in grads:
+            direction, state = tx.update(g, state, g)
+        adam = state[1]
+        assert (adam.mu.dtype, adam.nu.dtype) == (dtype, "float32")
+        found[dtype] = np.asarray(direction)
+    worst = np.abs(found["bfloat16"] - found["float32"]).max()
+    assert 0 < worst < 0.02 * np.abs(found["float32"]).max()
+
+
+def test_unknown_moment():
+    with pytest.raises(UserError, match="mu_dtype: unknown 'float16'"):
+        make_optimizer(ConfigDict(OPTIONS | dict(mu_dtype="float16")))

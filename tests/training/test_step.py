@@ -38,7 +38,7 @@ from tests.training.hlo import collectives
 P = jax.sharding.PartitionSpec
 CONFIG = small()
 RATE = jnp.float32(0.1)
-ADAM = dict(b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.01, clip_norm=1.0)
+ADAM = dict(b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.01, clip_norm=1.0, mu_dtype="float32")
 
 
 def cut_loss(config, *, chunk=10):
