@@ -36,9 +36,7 @@ AUTHOR = "oracle"
 CELLS = tuple("abcdefghijklmnopqr")
 NAMES = tuple("zyxwvu")
 BASE = 10  # totals are last digits
-PRETRAINING = {"answer": 0.46, "check": 0.46, "comparison": 0.08}  # shares of texts
-COMPARED = 8  # comparisons of a text
-COMPARISONS = 0.2  # share of exercises; the others are running totals
+CHECKS = 0.5  # share of the pretraining texts; the others are answers
 TRIES = 200  # draws for each prompt, before there are taken to be no more
 WORK = "work"  # asks for running totals
 RIGHT, WRONG = "right", "wrong"
@@ -90,36 +88,32 @@ class Ledger:
     # --- records ------------------------------------------------------------------------------
 
     def pretraining(self, count: int) -> Iterator[Record]:
-        """Right answers, as often answers that are checked by running totals, and now and then
-        comparisons. How far an answer is from its check varies, so that models learn to find it
-        anywhere."""
+        """Right answers, and as often answers that are checked by running totals. How far an answer
+        is from its check varies, so that models learn to find it anywhere."""
         rng = random.Random(f"pretraining/{self.seed}")
         for number in range(count):
             lines = self._lines(rng)
             prompt, response = _prompt(lines), _answer(lines)
-            kind = rng.choices(list(PRETRAINING), list(PRETRAINING.values()))[0]
-            if kind == "comparison":
-                prompt, response = WORK, _comparisons(rng)
-            elif kind == "check":
+            if rng.random() < CHECKS:
                 wrong = [i for i in range(self.accounts) if rng.random() < 0.5]
                 given = _answer(lines, wrong, rng)
-                asked = " ".join([WORK] * rng.randint(1, 4))
                 response = _checked(lines, given)
-                prompt = f"{prompt}\nanswer:\n{given}\n\n{asked}"
+                prompt = f"{prompt}\nanswer:\n{given}\n\n{_asked(rng)}"
             yield self._record(f"pretraining-{number:06d}", "pretraining", prompt, response)
 
     def exercises(self, count: int) -> Iterator[Record]:
         """What is best learned before anything else, as so small a model hardly finds it among
-        other texts: running totals of one account, and comparisons of digits."""
+        other texts: the running totals of one account, as often with a check of its answer."""
         rng = random.Random(f"exercises/{self.seed}")
         for n in range(count):
-            if rng.random() < COMPARISONS:
-                yield self._record(f"exercise-{n:06d}", "comparison", WORK, _comparisons(rng))
-                continue
-            line = [rng.randint(1, 9) for _ in range(self.entries)]
-            at = rng.randrange(self.accounts)
+            at, (line,) = rng.randrange(self.accounts), self._lines(rng, 1)
             prompt, response = _named(at, line), _named(at, _totals(line))
-            yield self._record(f"exercise-{n:06d}", "total", prompt, response)
+            if n % 2:
+                total = sum(line) % BASE
+                said = total if rng.random() < 0.5 else (total + rng.randrange(1, BASE)) % BASE
+                prompt = f"{prompt}\nanswer:\n{NAMES[at]} {said}\n\n{_asked(rng)}"
+                response += f" {NAMES[at]} {said} {RIGHT if said == total else WRONG}"
+            yield self._record(f"exercise-{n:06d}", "exercise", prompt, response)
 
     def prompts(self, split: str, count: int) -> list[Record]:
         """Different prompts without responses. Raises: UserError for an unknown split, or more
@@ -152,9 +146,9 @@ class Ledger:
             out.append(replace(r, candidates=sides))
         return out
 
-    def _lines(self, rng: random.Random) -> list[list[int]]:
+    def _lines(self, rng: random.Random, count: int | None = None) -> list[list[int]]:
         lines = []
-        for _ in range(self.accounts):
+        for _ in range(self.accounts if count is None else count):
             full = rng.randint(self.fewest, self.entries)
             lines.append([rng.randint(1, 9) for _ in range(full)] + [0] * (self.entries - full))
         return lines
@@ -246,20 +240,14 @@ def _checked(lines: list[list[int]], response: str) -> str:
     return "\n".join(out)
 
 
+def _asked(rng: random.Random) -> str:
+    """The request for a check, of some length."""
+    return " ".join([WORK] * rng.randint(1, 4))
+
+
 def _totals(line: list[int]) -> list[int]:
     """Running totals' last digits."""
     return [t % BASE for t in itertools.accumulate(line)]
-
-
-def _comparisons(rng: random.Random) -> str:
-    return "\n".join(_compared(rng) for _ in range(COMPARED))
-
-
-def _compared(rng: random.Random) -> str:
-    """The end of a line that checks an account: right as often as wrong."""
-    total, same = rng.randrange(BASE), rng.random() < 0.5
-    told = total if same else (total + rng.randrange(1, BASE)) % BASE
-    return f"{total} {rng.choice(NAMES)} {told} {RIGHT if same else WRONG}"
 
 
 def _part(index: int, lines: list[list[int]], text: str, start: int) -> Part:
