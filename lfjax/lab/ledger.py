@@ -88,8 +88,8 @@ class Ledger:
     # --- records ------------------------------------------------------------------------------
 
     def pretraining(self, count: int) -> Iterator[Record]:
-        """Right answers, and as often answers that are checked by running totals. How far an answer
-        is from its check varies, so that models learn to find it anywhere."""
+        """Right answers, and as often answers that are checked by running totals, then corrected.
+        How far an answer is from its check varies, so that models learn to find it anywhere."""
         rng = random.Random(f"pretraining/{self.seed}")
         for number in range(count):
             lines = self._lines(rng)
@@ -97,7 +97,7 @@ class Ledger:
             if rng.random() < CHECKS:
                 wrong = [i for i in range(self.accounts) if rng.random() < 0.5]
                 given = _answer(lines, wrong, rng)
-                response = _checked(lines, given)
+                response = f"{_checked(lines, given)}\n\nanswer:\n{response}"
                 prompt = f"{prompt}\nanswer:\n{given}\n\n{_asked(rng)}"
             yield self._record(f"pretraining-{number:06d}", "pretraining", prompt, response)
 

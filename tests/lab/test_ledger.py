@@ -90,10 +90,12 @@ def test_files(tmp_path):
     assert {r.prompt[0].content.endswith("work") for r in read["exercises"]} == {True, False}
     for r in read["pretraining"]:
         if r.prompt[0].content.endswith("work"):
-            for line in r.response.split("\n"):
+            checks, corrected = r.response.split("\n\nanswer:\n")
+            assert right_share(parts_of(r, corrected)) == 1
+            for line in checks.split("\n"):
                 *_, total, _, told, mark = line.split()
                 assert (total == told) == (mark == "right")
-            answer = "\n".join(f"{t[-3]} {t[-4]}" for t in map(str.split, r.response.split("\n")))
+            answer = "\n".join(f"{t[-3]} {t[-4]}" for t in map(str.split, checks.split("\n")))
             assert right_share(parts_of(r, answer)) == 1
         else:
             assert right_share(parts_of(r, r.response)) == 1
