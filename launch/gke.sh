@@ -5,7 +5,8 @@
 #   CLUSTER=c launch/gke.sh [--dry-run] logs | delete
 #
 # `run` builds launch/Dockerfile, pushes it, and creates a workload of as many restarts as RESTARTS
-# (50): a node that goes away costs the steps since the last checkpoint.
+# (50): a node that goes away costs the steps since the last checkpoint. Of several slices,
+# --config.mesh.data=SLICES among the FLAGS has each hold the whole model.
 #
 #   NAME     of the workload (lfjax)        SLICES   TPU slices, or GPU hosts (1)
 #   CLUSTER  an xpk cluster; needed         ZONE, PROJECT   xpk's own unless set
@@ -17,8 +18,8 @@
 # every workload (xpk storage). TPUs are named as v6e-16, GPU hosts as h200-141gb-8.
 set -euo pipefail
 
-usage() { sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p}' "$0"; }
-fail() { echo "launch/gke.sh: $1" >&2 && exit 2; }
+# shellcheck source=launch/common.sh
+source "$(dirname "$0")/common.sh"
 
 dry=
 [[ ${1:-} == --dry-run ]] && dry=1 && shift
@@ -33,15 +34,6 @@ esac
 where=(--cluster "$CLUSTER")
 [[ -n ${ZONE:-} ]] && where+=(--zone "$ZONE")
 [[ -n ${PROJECT:-} ]] && where+=(--project "$PROJECT")
-
-say() { # a command that is run, or in a dry run shown
-  if [[ -n $dry ]]; then
-    printf '%q ' "$@"
-    echo
-  else
-    "$@"
-  fi
-}
 
 case $what in
   logs)

@@ -15,8 +15,8 @@
 # Needs: ssh and rsync here; on the host a driver, nvidia-smi, and python3 with pip.
 set -euo pipefail
 
-usage() { sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p}' "$0"; }
-fail() { echo "launch/gpu_host.sh: $1" >&2 && exit 2; }
+# shellcheck source=launch/common.sh
+source "$(dirname "$0")/common.sh"
 
 dry=
 [[ ${1:-} == --dry-run ]] && dry=1 && shift
@@ -24,15 +24,6 @@ case ${1:-} in -h | --help | '') usage && exit ;; esac
 host=$1 what=${2:-}
 shift
 shift || true
-
-say() { # a command that is run, or in a dry run shown
-  if [[ -n $dry ]]; then
-    printf '%q ' "$@"
-    echo
-  else
-    "$@"
-  fi
-}
 
 case $what in
   run)

@@ -17,7 +17,8 @@
 # needs no launcher; to share them among several, start those with CUDA_VISIBLE_DEVICES of their own.
 set -euo pipefail
 
-usage() { sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p}' "$0"; }
+# shellcheck source=launch/common.sh
+source "$(dirname "$0")/common.sh"
 
 dry=
 if [[ ${1:-} == --dry-run ]]; then
@@ -53,8 +54,7 @@ flags=("$@")
 if [[ -n $dry ]]; then
   for ((i = 0; i < count; i++)); do
     line "$i"
-    printf '%q ' "${line[@]}"
-    echo
+    say "${line[@]}"
   done
   exit 0
 fi

@@ -8,6 +8,7 @@
 # `python -m lfjax.main FLAGS…` on all; it returns when that ends. Called again it does what is left.
 # With SPOT=1, TPUs that vanish are asked for again, and the same command goes on from the last
 # checkpoint. `logs` follows process 0; `stop` has all save and stop; `delete` gives the TPUs back.
+# Of several slices, --config.mesh.data=SLICES among the FLAGS has each hold the whole model.
 #
 #   NAME     of the resource (lfjax)        SLICES   slices of a multislice run (1)
 #   ZONE     where to ask; needed           SPOT     1 for spot TPUs
@@ -19,8 +20,8 @@
 # hosts have mounted (Filestore, or a bucket through gcsfuse). v4, v5e, v5p and v6e are known, as v5e-16.
 set -euo pipefail
 
-usage() { sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p}' "$0"; }
-fail() { echo "launch/tpu_pod.sh: $1" >&2 && exit 2; }
+# shellcheck source=launch/common.sh
+source "$(dirname "$0")/common.sh"
 
 dry=
 [[ ${1:-} == --dry-run ]] && dry=1 && shift
@@ -35,15 +36,8 @@ case $what in
   *) fail "unknown '$what'; expected run, logs, stop or delete." ;;
 esac
 
-say() { # a command that is run, or in a dry run shown
-  if [[ -n $dry ]]; then
-    printf '%q ' "$@"
-    echo
-  else
-    "$@"
-  fi
-}
 resource=(gcloud compute tpus queued-resources)
+delete=("${resource[@]}" delete "$name" "${where[@]}" --force --quiet)
 nodes=("$name")
 if ((slices > 1)); then
   nodes=()
@@ -78,7 +72,7 @@ case $what in
     exit
     ;;
   delete)
-    say "${resource[@]}" delete "$name" "${where[@]}" --force --quiet
+    say "${delete[@]}"
     exit
     ;;
 esac
@@ -109,7 +103,7 @@ wait_for_tpus() {
     case $(state) in
       ACTIVE) return ;;
       NONE) say "${resource[@]}" "${create[@]}" ;;
-      FAILED | SUSPENDED | SUSPENDING) say "${resource[@]}" delete "$name" "${where[@]}" --force --quiet ;;
+      FAILED | SUSPENDED | SUSPENDING) say "${delete[@]}" ;;
     esac
     sleep "$poll"
   done
@@ -126,6 +120,10 @@ while true; do
   if ((status == 0)); then everywhere "$setup" || status=$?; fi
   if ((status == 0)); then everywhere "$main" || status=$?; fi
   # Status 2 is a mistake that another start would make again.
+  if [[ -n $dry && -n ${SPOT:-} ]]; then
+    echo "# where they vanish, and then all of the above again:"
+    say "${delete[@]}"
+  fi
   if ((status == 0 || status == 2)) || [[ -n $dry || -z ${SPOT:-} || $(state) == ACTIVE ]]; then
     exit "$status"
   fi

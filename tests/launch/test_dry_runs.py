@@ -52,6 +52,39 @@ def test_tpu_pod_of_spot_slices():
     assert started == ["n-0", "n-1"]
 
 
+def test_spot_tpus_that_vanish(tmp_path):
+    """With a stand-in for gcloud, whose TPUs are taken away in the midst of a run: they are
+    given back and asked for again, and the same command is started on the new ones."""
+    log, state, runs = tmp_path / "log", tmp_path / "state", tmp_path / "runs"
+    stand_in = tmp_path / "gcloud"
+    stand_in.write_text(
+        "#!/usr/bin/env bash\n"
+        f'case "$*" in *describe*) cat {state} 2>/dev/null; exit ;; esac\n'
+        f'echo "$*" >> {log}\n'
+        'case "$*" in\n'
+        f"  *' create '*) echo ACTIVE > {state} ;;\n"
+        f"  *' delete '*) rm {state} ;;\n"
+        f"  *lfjax.main*) echo >> {runs}\n"
+        f"    (($(wc -l < {runs}) > 1)) || {{ echo SUSPENDED > {state}; exit 255; }} ;;\n"
+        "esac\n"
+    )
+    stand_in.chmod(0o755)
+    env = dict(ZONE="z", SPOT="1", POLL="0.01", PATH=f"{tmp_path}:{os.environ['PATH']}")
+    run = subprocess.run(
+        [str(ROOT / "launch" / "tpu_pod.sh"), "run", "v6e-16", *FLAGS],
+        **dict(cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60),
+    )
+    assert run.returncode == 0, run.stderr
+    done = [re.search("create|delete|scp|uv|lfjax.main", line)[0] for line in log.open()]
+    once = ["create", "scp", "uv", "lfjax.main"]
+    assert done == [*once, "delete", *once]
+
+
+def test_spot_tpus_that_vanish_are_told_of():
+    lines = shown("tpu_pod.sh", *RUN, "v6e-16", *FLAGS, ZONE="z", SPOT="1")
+    assert "vanish" in lines[-2] and "queued-resources delete lfjax" in lines[-1]
+
+
 def test_tpu_pod_is_looked_after():
     assert "tail" in shown("tpu_pod.sh", "--dry-run", "logs", ZONE="z")[0]
     assert "pkill -TERM" in shown("tpu_pod.sh", "--dry-run", "stop", ZONE="z")[0]
@@ -67,6 +100,8 @@ def test_gke():
     gpus = shown("gke.sh", *RUN, "h200-141gb-8", *FLAGS, SLICES="2", **env)[-1]
     assert "--device-type=h200-141gb-8 --num-nodes=2" in gpus
     assert "--processes $NNODES --process $NODE_RANK" in gpus
+    for what, said in dict(logs="kubectl logs", delete="xpk workload delete").items():
+        assert said in shown("gke.sh", "--dry-run", what, **env)[0]
     assert (ROOT / "launch" / "Dockerfile").read_text().count("lfjax.main") == 1
 
 
