@@ -8,7 +8,9 @@ what better means but by pairs of responses. A variant is named after the colon:
 
 lab           the garden, a small world whose oracle says how good a response is
 gate          the lab up to its gate, before any RL
-smoke         the lab with next to no data, for tests
+gap           the lab up to its gap reward, before any RL: notebooks/pit.ipynb
+smoke, gap_smoke
+              the lab with next to no data, for tests
 custom        your pairs and model: --config.data.path=pairs.jsonl (`prompt`, `chosen`, `rejected`)
               --config.model.path=DIRECTORY_OR_HUB_ID, and a judge behind an endpoint:
               --config.judge.url=URL --config.judge.model=NAME
@@ -154,9 +156,9 @@ def lab(
     pretraining=48000,
     preferences=24000,
     evaluated=200,
-    rl_steps=24,
+    rl_steps=40,
     few=None,
-    gate_alone=False,
+    until="",
 ):
     """The garden.
 
@@ -165,7 +167,7 @@ def lab(
       evaluated: prompts.
       rl_steps: of each RL stage.
       few: settings of all supervised stages instead.
-      gate_alone: end before the first reward.
+      until: `gate` or `gap`: end there, before any RL.
     """
     c = base(source="records", path="world/pretraining", model_path="world/model")
     c.model.weights = "random"
@@ -189,7 +191,7 @@ def lab(
         learning_rate=3e-4,
         total_steps=rl_steps,
         total_epochs=0.0,
-        save_steps=20,
+        save_steps=40,
     )
     sizes = dict(pretraining=pretraining, preferences=preferences, evaluated=evaluated)
     stages = {
@@ -211,8 +213,10 @@ def lab(
     )
     if not few:
         trained["improver"].optimizer.learning_rate = 2e-3
-        trained["improver"].total_epochs = 3.0
-        trained["gap"].total_epochs = 0.4  # it learns sooner than the other
+        trained["improver"].total_epochs = 2.0
+        trained["gap"].optimizer.learning_rate = 2e-3
+        trained["gap"].best = "heldout/loss"  # what compares equal texts is learned last here
+    trained["gap"].init = "base"  # it learns sooner from there than from the improver
     tests = of_stage(c.data, "world/test")
     tried, systems = inference(
         c,
@@ -225,7 +229,11 @@ def lab(
     cut = names.index("reward")
     stages |= {name: trained[name] for name in names[:cut]}
     stages |= gated(c, tests, answers)
-    if gate_alone:
+    if until == "gap":
+        stages["gap"] = trained["gap"]
+        shown = dict(improved="improved", astray="astray")
+        stages["watched"] = gaps(gap="gap", systems=shown, truth=True)
+    if until:
         return recipe(c, **stages)
     stages |= {name: trained[name] for name in names[cut:]} | tried
     how = dict(field="refinement", on_missing="empty", baseline="original")
@@ -258,9 +266,9 @@ def gated(c: ConfigDict, tests: ConfigDict, answers: dict[str, Any]) -> dict[str
     }
 
 
-def smoke():
+def smoke(until=""):
     few = dict(total_epochs=0.0, total_steps=4, batch_rows=4, best="", eval_epochs=0.0)
-    return lab(pretraining=400, preferences=360, evaluated=8, rl_steps=2, few=few)
+    return lab(pretraining=400, preferences=360, evaluated=8, rl_steps=2, few=few, until=until)
 
 
 # --- real data --------------------------------------------------------------------------------
@@ -363,8 +371,10 @@ def summarize_7b():
 
 VARIANTS = {
     "lab": lab,
-    "gate": partial(lab, gate_alone=True),
+    "gate": partial(lab, until="gate"),
+    "gap": partial(lab, until="gap"),
     "smoke": smoke,
+    "gap_smoke": partial(smoke, until="gap"),
     "custom": custom,
     "stories260k": stories260k,
     "hh_7b": hh_7b,

@@ -88,6 +88,7 @@ def read_claims(rows: Any, where: str) -> list[Claim]:
                 "and 'against'."
             )
         given = {**row, "groups": tuple(row["groups"]), "margin": float(row.get("margin", 0.0))}
+        given["along"] = {name: float(x) for name, x in along.items()}
         out.append(Claim(**given))
     return out
 
