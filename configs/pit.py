@@ -215,6 +215,7 @@ def lab(
         trained["improver"].optimizer.learning_rate = 2e-3
         trained["improver"].total_epochs = 2.0
         trained["gap"].optimizer.learning_rate = 2e-3
+        trained["gap"].total_epochs = 1.5
         trained["gap"].best = "heldout/loss"  # what compares equal texts is learned last here
     trained["gap"].init = "base"  # it learns sooner from there than from the improver
     tests = of_stage(c.data, "world/test")
