@@ -78,3 +78,12 @@ def test_srt(tmp_path, monkeypatch):
     shown = execute("srt.ipynb", given, monkeypatch)
     assert "image/png" in shown and "Overall Score" in shown and "### Feedback" in shown
     assert "agreement_stage2" in shown and (workdir / "report" / "index.html").is_file()
+
+
+@pytest.mark.slow
+def test_pit(tmp_path, monkeypatch):
+    workdir = tmp_path / "run"
+    given = {"LFJAX_PIT": "gap_smoke", "LFJAX_WORKDIR": str(workdir)}
+    shown = execute("pit.ipynb", given, monkeypatch)
+    assert shown.count("image/png") == 2 and "w over l" in shown and "truth_gain" in shown
+    assert len((workdir / "improved.jsonl").read_text().splitlines()) == 8
