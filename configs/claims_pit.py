@@ -6,7 +6,7 @@ Ten repetitions of the lab's PIT recipe, each with a garden, base, policy, impro
 its own. What the committed file of claims comes to is written to docs/claims/pit.json and pit.md.
 Stopped anywhere, the same command continues with the next cell.
 
-claims    the above
+claims    the above; with a number in its place, so many repetitions
 smoke     two repetitions with next to no data, for tests; it writes to its workdir alone
 """
 
@@ -22,6 +22,8 @@ BEST_OF = (2, 6)  # responses: as many as one step of improvement makes, or five
 
 
 def get_config(arg="claims"):
+    if arg.isdigit() and int(arg):
+        return claimed(int(arg))
     if arg not in VARIANTS:
         raise UserError(f"configs/claims_pit.py: unknown variant '{arg}'. {nearest(arg, VARIANTS)}")
     return VARIANTS[arg]()
