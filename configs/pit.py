@@ -153,7 +153,7 @@ def inference(
 
 def lab(
     *,
-    pretraining=48000,
+    pretraining=60000,
     preferences=24000,
     evaluated=200,
     rl_steps=40,
@@ -176,9 +176,9 @@ def lab(
     rows |= dict(batch_examples=0, batch_rows=32, b2=0.99)
     pretrained = rows | dict(learning_rate=4e-3, warmup_steps=50) | (few or {})
     # The policy keeps what it can say of its answers; the improver has to learn what it does.
-    sft = rows | dict(learning_rate=5e-4, warmup_steps=20)
-    scores = sft | dict(row_tokens=96, learning_rate=1e-3, save_epochs=0.25, best="heldout/error")
-    scores |= dict(eval_epochs=0.25)
+    sft = rows | dict(learning_rate=7e-4, warmup_steps=20)
+    scores = sft | dict(row_tokens=96, learning_rate=2e-3, total_epochs=1.5, best="heldout/loss")
+    scores |= dict(save_epochs=0.25, eval_epochs=0.25)
     answers = dict(max_new_tokens=14, max_tokens=64, slots=128)
     learning = dict(
         prompts=32,
@@ -214,10 +214,6 @@ def lab(
     if not few:
         trained["improver"].optimizer.learning_rate = 2e-3
         trained["improver"].total_epochs = 2.0
-        trained["gap"].optimizer.learning_rate = 2e-3
-        trained["gap"].total_epochs = 1.5
-        trained["gap"].best = "heldout/loss"  # what compares equal texts is learned last here
-    trained["gap"].init = "base"  # it learns sooner from there than from the improver
     tests = of_stage(c.data, "world/test")
     tried, systems = inference(
         c,
