@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lfjax.models.decoder import Decoder, init_lora, logprob_fn
+from lfjax.models.decoder import Decoder, abstract_params, init_lora, logprob_fn
 from lfjax.models.lora import LoraConfig, merge, merge_by_layer
 from lfjax.models.quantize import QUANTISED, floats, is_quantised, quantise, quantised
+from lfjax.planning.shapes import shape_of
 from lfjax.sharding import tree_shardings
 from tests.losses.meshes import difference, mesh_of
 from tests.models.small import laid, lively_params, small
@@ -61,6 +62,23 @@ def test_error_and_scales(kind):
     assert 0.3 * ERRORS[kind] < difference(floats(found), kernel) < ERRORS[kind]
     assert found.qvalue.dtype == {"int8": jnp.int8, "int4": jnp.int4, "nf4": jnp.uint4}[kind]
     assert found.scale.shape == ((2, 1, 96) if kind == "int8" else (2, 4, 96))
+
+
+@pytest.mark.parametrize("kind, expected", [("int8", 13.4), ("int4", 7.4), ("nf4", 7.4)])
+def test_bytes_of_a_base(kind, expected):
+    """Of Llama 2 13B: 26.0 GB in bfloat16; 4 bits are 4.25 with their scales."""
+    params = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16),
+        abstract_params(shape_of("meta-llama/Llama-2-13b-hf")),
+    )
+    found = jax.eval_shape(partial(quantised, kind=kind), params)
+
+    def size(tree):
+        bits = [x.size * jax.dtypes.itemsize_bits(x.dtype) for x in jax.tree.leaves(tree)]
+        return sum(bits) / 8e9
+
+    assert size(params) == pytest.approx(26.0, abs=0.05)
+    assert size(found) == pytest.approx(expected, abs=0.05)
 
 
 def test_only_kernels_of_layers(base):
