@@ -1,14 +1,16 @@
 """Where arrays live: the mesh, the rules tables, and placement on it.
 
-A mesh has three axes. `data` replicates the parameters and splits the batch; `fsdp` splits both the
-batch and the parameters; `tensor` splits the parameters along heads, the MLP and the vocabulary. A
-rules table is an ordered list (path pattern, PartitionSpec); the first match wins and an unmatched
-parameter is an error.
+A mesh has four axes. `data` replicates the parameters and splits the batch; `fsdp` splits both the
+batch and the parameters; `seq` replicates the parameters and splits the tokens of rows, within
+attention the heads (DeepSpeed-Ulysses, arXiv 2309.14509); `tensor` splits the parameters along
+heads, the MLP and the vocabulary. A rules table is an ordered list (path pattern, PartitionSpec);
+the first match wins and an unmatched parameter is an error.
 """
 
 import math
 import re
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import numpy as np
@@ -17,8 +19,9 @@ from jax.sharding import PartitionSpec as P
 
 from lfjax.errors import UserError
 
-AXES = ("data", "fsdp", "tensor")
+AXES = ("data", "fsdp", "seq", "tensor")
 BATCH = ("data", "fsdp")
+HEADS = ("tensor", "seq")  # within attention
 
 # Kernels under layers/ carry the stacked layer axis first. The optimizer's moments repeat the
 # parameters' paths.
@@ -143,10 +146,25 @@ def axis_size(mesh, axes) -> int:
 
 
 def constrain(x: jax.Array, *axes) -> jax.Array:
-    """Pin an intermediate's sharding under `jax.set_mesh`; outside of a mesh, do nothing."""
-    if jax.sharding.get_abstract_mesh().empty:
+    """Pin an intermediate's sharding under `jax.set_mesh`; outside of a mesh, do nothing. Where
+    `seq` does not divide a dimension, as with the one token of decoding, it is left out."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
         return x
-    return jax.lax.with_sharding_constraint(x, P(*axes))
+    return jax.lax.with_sharding_constraint(x, P(*map(partial(_dividing, mesh), x.shape, axes)))
+
+
+def _dividing(mesh, dim: int, axes) -> tuple[str, ...] | None:
+    """Mesh axes of a dimension, without `seq` if it does not divide it."""
+    names = (axes,) if isinstance(axes, str) else (axes or ())
+    if "seq" in names and dim % axis_size(mesh, names):
+        names = tuple(name for name in names if name != "seq")
+    return names or None
+
+
+def tokens_axis(mesh, tokens: int) -> str | None:
+    """`seq` where it divides a row's tokens."""
+    return None if tokens % axis_size(mesh, "seq") else "seq"
 
 
 def put(tree, mesh: Mesh, spec: P):

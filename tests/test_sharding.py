@@ -43,18 +43,19 @@ SHAPE = dict(data=2, fsdp=2, tensor=2)
 @pytest.mark.parametrize(
     "asked, sizes",
     [
-        (dict(data=1, fsdp=-1, tensor=1), (1, 8, 1)),
-        (dict(fsdp=8), (1, 8, 1)),
-        (dict(tensor=2, data=-1), (4, 1, 2)),
-        (dict(tensor=-1, fsdp=4, data=2), (2, 4, 1)),
-        (SHAPE, (2, 2, 2)),
+        (dict(data=1, fsdp=-1, tensor=1), (1, 8, 1, 1)),
+        (dict(fsdp=8), (1, 8, 1, 1)),
+        (dict(tensor=2, data=-1), (4, 1, 1, 2)),
+        (dict(tensor=-1, fsdp=4, data=2), (2, 4, 1, 1)),
+        (dict(seq=4, fsdp=-1), (1, 2, 4, 1)),
+        (SHAPE, (2, 2, 1, 2)),
     ],
 )
 def test_mesh(asked, sizes):
     mesh = make_mesh(asked)
     assert mesh.axis_names == AXES and tuple(mesh.shape.values()) == sizes
     assert axis_size(mesh, ("data", "fsdp")) == sizes[0] * sizes[1]
-    assert axis_size(mesh, "tensor") == sizes[2] and axis_size(mesh, None) == 1
+    assert axis_size(mesh, "tensor") == sizes[3] and axis_size(mesh, None) == 1
 
 
 @pytest.mark.parametrize(
@@ -75,7 +76,7 @@ def test_mesh_that_does_not_fit(asked):
 
 
 def test_unknown_axis():
-    with pytest.raises(UserError, match=r"unknown axis \['model'\]; the axes are data, fsdp, tens"):
+    with pytest.raises(UserError, match=r"unknown axis \['model'\]; the axes are data, fsdp, seq"):
         make_mesh(dict(model=8))
 
 
@@ -95,14 +96,14 @@ SLICES = [Chip(i, i % 2) for i in range(8)]
 
 def test_only_data_crosses_slices():
     """Fsdp and tensor stay within a slice, and the outer part of data is the slice."""
-    devices = _over_slices([4, 1, 2], 2, SLICES)
+    devices = _over_slices([4, 1, 1, 2], 2, SLICES)
     assert [[d.slice_index for d in part.flat] for part in devices] == [[0, 0]] * 2 + [[1, 1]] * 2
     assert sorted(d.id for d in devices.flat) == list(range(8))
 
 
 def test_a_mesh_that_would_split_a_model_over_slices():
     with pytest.raises(UserError, match=r"2 slices.*mesh\.data=1.*a multiple of 2"):
-        _over_slices([1, 8, 1], 2, SLICES)
+        _over_slices([1, 8, 1, 1], 2, SLICES)
 
 
 @pytest.mark.skipif(
@@ -121,7 +122,7 @@ def test_slices_of_real_chips():
         "print([{d.slice_index for d in part.flat} for part in mesh.devices], dict(mesh.shape))"
     )
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    expected = "[{0}, {1}] {'data': 2, 'fsdp': 16, 'tensor': 1}"
+    expected = "[{0}, {1}] {'data': 2, 'fsdp': 16, 'seq': 1, 'tensor': 1}"
     assert run.stdout.splitlines()[-1:] == [expected], run.stderr
 
 
@@ -230,3 +231,17 @@ def test_put():
 def test_constrain_outside_of_a_mesh():
     x = jax.numpy.ones((3, 5))
     assert constrain(x, "tensor", None) is x
+
+
+def test_seq_is_left_out_where_it_does_not_divide():
+    """Of the one token that is decoded, or of fewer heads."""
+    with jax.set_mesh(make_mesh(dict(seq=4, tensor=2))):
+        for shape, axes, expected in [
+            ((2, 12, 8), (None, "seq", "tensor"), (None, "seq", "tensor")),
+            ((2, 1, 8), (None, "seq", "tensor"), (None, None, "tensor")),
+            ((2, 12, 4), (None, None, ("tensor", "seq")), (None, None, "tensor")),
+        ]:
+            found = jax.jit(lambda x, axes=axes: constrain(x, *axes))(jax.numpy.ones(shape))
+            mesh = found.sharding.mesh
+            placed = jax.sharding.NamedSharding(mesh, P(*expected))
+            assert found.sharding.is_equivalent_to(placed, 3), shape

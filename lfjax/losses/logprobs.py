@@ -16,7 +16,7 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
-from lfjax.sharding import BATCH
+from lfjax.sharding import BATCH, tokens_axis
 
 CHUNK = 512  # tokens: at 128 K words one chunk of float32 logits is 262 MB
 
@@ -55,8 +55,9 @@ def _forward(hidden, head, targets, chunk, softcap, mesh):
         return logp.reshape(targets.shape), lse.reshape(targets.shape)
 
     if mesh is not None:
-        tokens = P(BATCH, None)
-        specs = (P(BATCH, None, None), P("tensor", "fsdp"), tokens)
+        seq = tokens_axis(mesh, targets.shape[1])
+        tokens = P(BATCH, seq)
+        specs = (P(BATCH, seq, None), P("tensor", "fsdp"), tokens)
         local = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=(tokens, tokens))
     logp, lse = local(hidden, head, targets)
     return logp, (hidden, head, targets, lse)
@@ -64,20 +65,21 @@ def _forward(hidden, head, targets, chunk, softcap, mesh):
 
 def _backward(chunk, softcap, mesh, saved, g):
     hidden, head, targets, lse = saved
+    seq = None if mesh is None else tokens_axis(mesh, targets.shape[1])
 
     def local(hidden, head, targets, lse, g):
         full = _gathered(head, hidden.dtype, mesh)
         flat = hidden.reshape(-1, hidden.shape[-1])
         columns = (x.reshape(-1) for x in (targets, lse, g))
-        d_hidden, d_head = _scan_backward(flat, full, *columns, chunk, softcap, mesh)
+        d_hidden, d_head = _scan_backward(flat, full, *columns, chunk, softcap, mesh, seq)
         if mesh is not None:
             d_hidden = lax.psum(d_hidden, "tensor")
             d_head = lax.psum_scatter(d_head, "fsdp", scatter_dimension=1, tiled=True)
-            d_head = lax.psum(d_head, "data")
+            d_head = lax.psum(d_head, ("data", seq) if seq else "data")
         return d_hidden.reshape(hidden.shape).astype(hidden.dtype), d_head.astype(head.dtype)
 
     if mesh is not None:
-        rows, tokens, words = P(BATCH, None, None), P(BATCH, None), P("tensor", "fsdp")
+        rows, tokens, words = P(BATCH, seq, None), P(BATCH, seq), P("tensor", "fsdp")
         specs = (rows, words, tokens, tokens, tokens)
         local = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=(rows, words))
     d_hidden, d_head = local(hidden, head, targets, lse, g)
@@ -136,7 +138,7 @@ def _scan_forward(hidden_nd, head_vd, targets_n, chunk, softcap, mesh):
     return logp.reshape(-1)[:n], lse.reshape(-1)[:n]
 
 
-def _scan_backward(hidden_nd, head_vd, targets_n, lse_n, g_n, chunk, softcap, mesh):
+def _scan_backward(hidden_nd, head_vd, targets_n, lse_n, g_n, chunk, softcap, mesh, seq):
     def body(d_head, xs):
         hidden_cd, targets_c, lse_c, g_c = xs
         index = _local_targets(targets_c, head_vd, mesh)
@@ -155,6 +157,7 @@ def _scan_backward(hidden_nd, head_vd, targets_n, lse_n, g_n, chunk, softcap, me
 
     zeros = jnp.zeros(head_vd.shape, jnp.float32)
     if mesh is not None:
-        zeros = lax.pcast(zeros, (*BATCH, "tensor"), to="varying")
+        varying = (*BATCH, "tensor", *([seq] if seq else []))
+        zeros = lax.pcast(zeros, varying, to="varying")
     d_head, d_hidden = lax.scan(body, zeros, _chunks(chunk, hidden_nd, targets_n, lse_n, g_n))
     return d_hidden.reshape(-1, hidden_nd.shape[-1])[: hidden_nd.shape[0]], d_head

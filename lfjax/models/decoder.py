@@ -23,7 +23,7 @@ from lfjax.models.config import ModelConfig, RopeScaling
 from lfjax.models.kernels import CONTEXT, attention_of
 from lfjax.models.lora import LoraConfig
 from lfjax.models.quantize import product
-from lfjax.sharding import BATCH, constrain
+from lfjax.sharding import BATCH, HEADS, constrain
 
 # name -> what the backward pass finds stored; None stores everything
 REMAT = {
@@ -163,8 +163,8 @@ class Attention(nn.Module):
             if c.qkv_bias:
                 bias = self.param(f"{name}_bias", nn.initializers.zeros, (size,), jnp.float32)
                 y += bias.astype(y.dtype)
-            y = constrain(y, self.rows, None, "tensor")  # a product that gathers no kernel
-            return constrain(y.reshape(b, t, count, c.head_dim), BATCH, None, "tensor", None)
+            y = constrain(y, self.rows, "seq", "tensor")  # a product that gathers no kernel
+            return constrain(y.reshape(b, t, count, c.head_dim), BATCH, None, HEADS, None)
 
         q, k, v = heads("q", c.n_heads), heads("k", c.n_kv_heads), heads("v", c.n_kv_heads)
         if c.qk_norm:
@@ -173,7 +173,7 @@ class Attention(nn.Module):
         how = dict(window=window, scale=scale, softcap=c.attn_softcap)
         out, kept = attend(rotate(q, cos, sin), rotate(k, cos, sin), v, segment, **how)
         out = out.reshape(b, t, c.n_heads * c.head_dim)
-        out = constrain(out, self.rows, None, "tensor")
+        out = constrain(out, self.rows, "seq", "tensor")
         return Projection(c.d_model, self.lora, name="o")(out), kept
 
 
@@ -186,7 +186,7 @@ class MLP(nn.Module):
     def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
         gate = Projection(self.config.d_mlp, self.lora, name="gate")(x)
         up = Projection(self.config.d_mlp, self.lora, name="up")(x)
-        y = constrain(ACTIVATIONS[self.config.activation](gate) * up, self.rows, None, "tensor")
+        y = constrain(ACTIVATIONS[self.config.activation](gate) * up, self.rows, "seq", "tensor")
         return Projection(self.config.d_model, self.lora, name="down")(y)
 
 
@@ -208,7 +208,7 @@ class Block(nn.Module):
         x = x + (norm_of(c, "attn_post_norm")(y) if c.post_norms else y)
         y = MLP(*rest, name="mlp")(norm_of(c, "mlp_norm")(x))
         x = x + (norm_of(c, "mlp_post_norm")(y) if c.post_norms else y)
-        return constrain(x, self.rows, None, None), kept
+        return constrain(x, self.rows, "seq", None), kept
 
 
 def embedded(
@@ -223,7 +223,7 @@ def embedded(
     # table is gathered over fsdp once; elsewhere only what was looked up is.
     columns = None if "fsdp" in rows else "fsdp"
     x = jnp.take(constrain(embedding.astype(dtype), "tensor", columns), tokens, axis=0)
-    x = constrain(constrain(x, rows, None, columns), rows, None, None)
+    x = constrain(constrain(x, rows, "seq", columns), rows, "seq", None)
     if config.scale_embedding:
         x *= jnp.asarray(config.d_model**0.5, dtype)  # rounded, as these models were trained
     return x, head

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int
 from lfjax.errors import UserError, nearest
 from lfjax.models.attention import attention
 from lfjax.models.config import ModelConfig
-from lfjax.sharding import BATCH, axis_size
+from lfjax.sharding import BATCH, HEADS, axis_size
 
 CONTEXT = "context"  # the name under which rematerialisation may keep what attention returns
 LANES = 128  # rows are padded to a multiple of it, the least that the kernels take
@@ -151,7 +151,8 @@ def by_kernel(
         kernel has to know when it is compiled.
     """
     parts = 1 if mesh.empty else axis_size(mesh, BATCH)
-    if len(q_btnh) % parts:  # a few odd rows, as when a model is made
+    heads = 1 if mesh.empty else axis_size(mesh, HEADS)
+    if len(q_btnh) % parts or k_btkh.shape[2] % heads:  # a few odd rows, as when a model is made
         return plain(
             q_btnh, k_btkh, v_btkh, segment_bt, window=window, scale=scale, softcap=softcap
         )
@@ -168,7 +169,7 @@ def by_kernel(
 
         if mesh.empty:
             return local
-        heads, rows = P(BATCH, None, "tensor", None), P(BATCH, None)
+        heads, rows = P(BATCH, None, HEADS, None), P(BATCH, None)
         specs = dict(in_specs=(heads, heads, heads, rows), out_specs=heads)
         return jax.shard_map(local, mesh=mesh, check_vma=False, **specs)
 

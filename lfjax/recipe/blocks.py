@@ -31,7 +31,7 @@ def base(
     return ConfigDict(
         {
             "seed": 42,
-            "mesh": {"data": 1, "fsdp": -1, "tensor": 1},
+            "mesh": {"data": 1, "fsdp": -1, "seq": 1, "tensor": 1},
             "model": {
                 "path": placeholder(str) if model_path is None else model_path,
                 "weights": "pretrained",  # or random: the directory's configuration, fresh weights

@@ -26,7 +26,7 @@ from lfjax.models.hf import load_params
 from lfjax.models.lora import LoraConfig, load_peft, merge, merge_by_layer, save_peft
 from lfjax.models.quantize import QUANTISED, is_kernel, quantised
 from lfjax.models.scalar import abstract_head, apart, has_head, load_head, score_fn
-from lfjax.sharding import axis_size, on_shards, path_str, tree_shardings
+from lfjax.sharding import HEADS, axis_size, on_shards, path_str, tree_shardings
 from lfjax.stages.artifacts import Stage
 
 
@@ -154,6 +154,10 @@ def check_model(config: ModelConfig, c, tokenizer, mesh, source: str) -> None:
             f"{config.vocab_size}; ids beyond it have no embedding. Is it this model's tokenizer?"
         )
     check_heads(config, mesh)
+    if "row_tokens" in c and c.row_tokens % axis_size(mesh, "seq"):
+        raise UserError(
+            f"mesh.seq={axis_size(mesh, 'seq')} does not divide row_tokens={c.row_tokens}."
+        )
     if c.max_tokens > config.max_positions:
         print(
             f"  note: max_tokens={c.max_tokens} is beyond the {config.max_positions} positions "
@@ -163,12 +167,12 @@ def check_model(config: ModelConfig, c, tokenizer, mesh, source: str) -> None:
 
 
 def check_heads(config: ModelConfig, mesh) -> None:
-    """Raises: UserError where the mesh's tensor axis does not divide the heads."""
-    tensor = axis_size(mesh, "tensor")
-    if config.n_kv_heads % tensor:
-        raise UserError(
-            f"mesh.tensor={tensor} does not divide the model's {config.n_kv_heads} key/value heads."
-        )
+    """Raises: UserError where the mesh's tensor and seq axes do not divide the heads."""
+    heads = config.n_kv_heads
+    for axes in ("tensor", HEADS):
+        if heads % (parts := axis_size(mesh, axes)):
+            what = "mesh.tensor" if axes == "tensor" else "mesh.tensor × mesh.seq"
+            raise UserError(f"{what}={parts} does not divide the model's {heads} key/value heads.")
 
 
 def lora_config(c, config: ModelConfig) -> LoraConfig | None:

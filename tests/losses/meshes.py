@@ -6,7 +6,7 @@ from jax.sharding import AxisType, Mesh
 
 from lfjax.sharding import AXES
 
-# data, fsdp, tensor
+# data, fsdp, tensor; and seq
 SHAPES = [
     (1, 1, 1),
     (2, 1, 1),
@@ -19,13 +19,18 @@ SHAPES = [
     (1, 8, 1),
     (1, 1, 8),
     (2, 2, 2),
+    (1, 1, 1, 2),
+    (1, 2, 2, 2),
+    (2, 1, 1, 4),
 ]
 
 
-def mesh_of(shape: tuple[int, int, int]) -> Mesh:
-    """A mesh over the first devices."""
+def mesh_of(shape: tuple[int, ...]) -> Mesh:
+    """A mesh over the first devices; sizes along data, fsdp, tensor, and perhaps seq."""
+    data, fsdp, tensor, seq = (*shape, 1)[:4]
     devices = jax.devices()[: int(np.prod(shape))]
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    types = (AxisType.Auto,) * len(AXES)
+    return jax.make_mesh((data, fsdp, seq, tensor), AXES, axis_types=types, devices=devices)
 
 
 def difference(found, expected) -> float:

@@ -219,7 +219,7 @@ def test_packed_equals_alone(variant, built):
             np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(1, 8, 1), (2, 2, 2)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 8, 1), (2, 2, 2), (1, 2, 2, 2)], ids=str)
 def test_mesh_changes_nothing(shape):
     """Log-probabilities and all gradients of a model with every optional part."""
     config = small(

@@ -54,12 +54,19 @@ def test_equals_plain(case):
     assert difference(found, attended(attention_of("plain", config), config, window)) < 1e-5
 
 
-@pytest.mark.parametrize("case", ["splash, this layer has a window", "triton"])
-def test_mesh_changes_nothing(case):
+@pytest.mark.parametrize(
+    "case, shape",
+    [
+        ("splash, this layer has a window", (1, 2, 2)),
+        ("triton", (1, 2, 2)),
+        ("triton", (2, 1, 1, 2)),
+    ],
+)
+def test_mesh_changes_nothing(case, shape):
     name, changed, window = CASES[case]
     config = small(**changed)
     expected = attended(attention_of("plain", config), config, window)
-    with jax.set_mesh(mesh_of((1, 2, 2))):
+    with jax.set_mesh(mesh_of(shape)):
         found = attended(attention_of(name, config), config, window)
     assert difference(found, expected) < 1e-5
 

@@ -58,6 +58,17 @@ def refused(workdir, *args, **how) -> str:
             ["--cpu_devices=8", "--config.mesh.tensor=8"],
             "does not divide the model's 4 key/value heads",
         ),
+        (
+            ["--cpu_devices=8", "--config.mesh.seq=8"],
+            "mesh.tensor × mesh.seq=8 does not divide the model's 4 key/value heads",
+        ),
+        (
+            ["--cpu_devices=4", "--config.mesh.seq=4", "--config.stages.base.row_tokens=258"],
+            "mesh.seq=4 does not divide row_tokens=258",
+        ),
+        (["--config.stages.base.attention=plian"], "unknown 'plian'. Did you mean 'plain'?"),
+        (["--config.stages.base.optimizer.mu_dtype=float16"], "mu_dtype: unknown 'float16'"),
+        (["--config.stages.base.profile_first_step=0"], "a step from 1"),
         (["--rerun=cat"], "--rerun: no stage 'cat'. Did you mean 'cut'?"),
         (["stray"], "unexpected argument 'stray'"),
         (["--bogus=1"], "Unknown command line flag 'bogus'"),

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from lfjax.data.records import Message, Record
 from lfjax.errors import UserError
-from lfjax.sharding import make_mesh
+from lfjax.sharding import AXES, make_mesh
 from lfjax.stages.scoring import load_scorer
 from tests.conftest import ROOT, write_jsonl
 from tests.stages.conftest import run_main
@@ -75,7 +75,7 @@ def gap(tmp_path_factory, pairs):
 @pytest.fixture(scope="module")
 def one_device() -> Mesh:
     with jax.default_device(jax.devices()[0]):
-        return Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), ("data", "fsdp", "tensor"))
+        return Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1, 1), AXES)
 
 
 def logged(stage):
