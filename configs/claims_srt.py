@@ -7,7 +7,7 @@ What the committed file of claims comes to is written to docs/claims/srt.json an
 anywhere, the same command continues with the next cell.
 
 claims    the above
-tuning    six settings of each method in a world of its own, scored on its validation prompts;
+tuning    four settings of each method in a world of its own, scored on its validation prompts;
           the best ones are in TUNED
 smoke     two repetitions with next to no data, for tests; it writes to its workdir alone
 """
@@ -39,16 +39,16 @@ from lfjax.recipe.self_refining import first_and_refined, refined_answers
 CLAIMS = "docs/claims/srt.claims.json"
 SEEDS, TUNING_SEED = 10, 100
 ARMS = tuple(name for name in srt_lab.ARMS if name not in srt_lab.CONTROLS)
-SIZES = dict(pretraining=20000, first=600, second=600, evaluated=100)
+SIZES = dict(pretraining=24000, first=600, second=600, evaluated=100)
 AGAIN = 3
 ORACLE = "lfjax.lab.making:oracle"
 # Answers that cost as much as an answer with its feedback and refinement: 9 tokens against 67.
 EQUAL = 7
 GRID = {  # method -> learning rates, and the values of one option of its own
-    "stage1": ((1e-3, 2e-3, 4e-3), "total_epochs", (3.0, 5.0)),
-    "no_feedback": ((1e-3, 2e-3, 4e-3), "total_epochs", (3.0, 5.0)),
-    "refinements_only": ((1e-3, 2e-3, 4e-3), "total_epochs", (3.0, 5.0)),
-    "stage2": ((1e-5, 3e-5, 1e-4), "beta", (0.01, 0.1)),
+    "stage1": ((1e-3, 2e-3), "total_epochs", (3.0, 5.0)),
+    "no_feedback": ((1e-3, 2e-3), "total_epochs", (3.0, 5.0)),
+    "refinements_only": ((1e-3, 2e-3), "total_epochs", (3.0, 5.0)),
+    "stage2": ((1e-5, 5e-5), "beta", (0.01, 0.1)),
 }
 TUNED: dict[str, dict[str, float]] = {}
 AGAINST_FIRST = ("base", "refinements_only", "stage1", "stage2", "stage2_first")
@@ -120,7 +120,7 @@ def best_of_n(c: ConfigDict) -> dict[str, ConfigDict]:
 
 
 def tuning() -> ConfigDict:
-    """Six settings of each method. Stage 2 starts from a stage 1 with the lab's settings."""
+    """Four settings of each method. Stage 2 starts from a stage 1 with the lab's settings."""
     c = srt_lab.lab(**SIZES)
     tests, stages = of_stage(c.data, "world/validation"), {}
     for name in c.order[: c.order.index("stage2")]:

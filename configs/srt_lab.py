@@ -43,7 +43,8 @@ SHORT = dict(max_new_tokens=16, max_tokens=128, slots=128)
 LONG = dict(max_new_tokens=64, max_tokens=192, slots=128)
 BOTH = dict(SHORT, max_tokens=192, refine_tokens=64)  # an answer, feedback and refinement
 ROWS = dict(row_tokens=320, remat="none", save_steps=0, save_epochs=1.0)
-PACKED = dict(ROWS, batch_examples=0, batch_rows=8, max_tokens=160)
+PACKED = dict(ROWS, batch_examples=0, batch_rows=2, max_tokens=160)
+LESSONS = ("comparisons", "totals", "exercises")  # before the pretraining proper
 EPOCHS = 5.0
 LEARNED = dict(learning_rate=2e-3, total_epochs=EPOCHS, warmup_fraction=0.1)
 PREFERRED = dict(learning_rate=3e-5, beta=0.1, warmup_fraction=0.1, batch_examples=32)
@@ -83,15 +84,14 @@ def first_config() -> ConfigDict:
 
 
 def pretrained(c: ConfigDict, quick: dict[str, Any], **sizes: Any) -> dict[str, ConfigDict]:
-    """The world and its base model, which learns to add and to compare digits first."""
-    how = PACKED | dict(b2=0.99, warmup_steps=50)
-    digits = how | dict(batch_rows=2, learning_rate=3e-3)
-    exercises = of_stage(c.data, "world/exercises")
-    return {
-        "world": make("lfjax.lab.making:ledger", **sizes),
-        "digits": train("sft", data=exercises, init=c.model, **digits | quick),
-        "base": train("sft", data=c.data, init="digits", **how | dict(learning_rate=4e-3) | quick),
-    }
+    """The world and its base model, after its lessons."""
+    how = PACKED | dict(learning_rate=3e-3, b2=0.99, warmup_steps=50) | quick
+    stages, init = {"world": make("lfjax.lab.making:ledger", **sizes)}, c.model
+    for name in LESSONS:
+        data = of_stage(c.data, f"world/{name}")
+        stages[name] = train("sft", data=data, init=init, **how)
+        init = name
+    return stages | {"base": train("sft", data=c.data, init=init, **how)}
 
 
 def arm(

@@ -36,7 +36,9 @@ AUTHOR = "oracle"
 CELLS = tuple("abcdefghijklmnopqr")
 NAMES = tuple("zyxwvu")
 BASE = 10  # totals are last digits
-CHECKS = 0.5  # share of the pretraining texts; the others are answers
+PRETRAINING = {"answer": 0.4, "check": 0.4, "exercise": 0.2}  # shares of texts
+COMPARED = 8  # comparisons of a text
+EXERCISES = ("totals", "check", "repair", "repair")
 TRIES = 200  # draws for each prompt, before there are taken to be no more
 WORK = "work"  # asks for running totals
 RIGHT, WRONG = "right", "wrong"
@@ -88,32 +90,71 @@ class Ledger:
     # --- records ------------------------------------------------------------------------------
 
     def pretraining(self, count: int) -> Iterator[Record]:
-        """Right answers, and as often answers that are checked by running totals, then corrected.
-        How far an answer is from its check varies, so that models learn to find it anywhere."""
+        """Right answers, as often answers that are checked by running totals and then corrected,
+        and exercises. How far an answer is from its check varies, so that models learn to find it
+        anywhere."""
         rng = random.Random(f"pretraining/{self.seed}")
         for number in range(count):
             lines = self._lines(rng)
             prompt, response = _prompt(lines), _answer(lines)
-            if rng.random() < CHECKS:
+            kind = rng.choices(list(PRETRAINING), list(PRETRAINING.values()))[0]
+            if kind == "exercise":
+                prompt, response = self._exercise(rng, rng.choice(EXERCISES))
+            elif kind == "check":
                 wrong = [i for i in range(self.accounts) if rng.random() < 0.5]
                 given = _answer(lines, wrong, rng)
                 response = f"{_checked(lines, given)}\n\nanswer:\n{response}"
                 prompt = f"{prompt}\nanswer:\n{given}\n\n{_asked(rng)}"
             yield self._record(f"pretraining-{number:06d}", "pretraining", prompt, response)
 
+    def comparisons(self, count: int) -> Iterator[Record]:
+        """Totals compared with what is said of them, which is best learned before anything else:
+        among other texts so small a model hardly finds that two digits are the same."""
+        rng = random.Random(f"comparisons/{self.seed}")
+        for n in range(count):
+            compared = "\n".join(_compared(rng) for _ in range(COMPARED))
+            yield self._record(f"comparison-{n:06d}", "comparison", WORK, compared)
+
+    def totals(self, count: int) -> Iterator[Record]:
+        """The running totals of one account, as often with a check of its answer, which is best
+        learned next."""
+        rng = random.Random(f"totals/{self.seed}")
+        for n in range(count):
+            kind = EXERCISES[n % 2]
+            yield self._record(f"total-{n:06d}", "total", *self._exercise(rng, kind))
+
     def exercises(self, count: int) -> Iterator[Record]:
-        """What is best learned before anything else, as so small a model hardly finds it among
-        other texts: the running totals of one account, as often with a check of its answer."""
+        """More of it, and as often answers repaired as they are advised to be."""
         rng = random.Random(f"exercises/{self.seed}")
         for n in range(count):
-            at, (line,) = rng.randrange(self.accounts), self._lines(rng, 1)
-            prompt, response = _named(at, line), _named(at, _totals(line))
-            if n % 2:
-                total = sum(line) % BASE
-                said = total if rng.random() < 0.5 else (total + rng.randrange(1, BASE)) % BASE
-                prompt = f"{prompt}\nanswer:\n{NAMES[at]} {said}\n\n{_asked(rng)}"
-                response += f" {NAMES[at]} {said} {RIGHT if said == total else WRONG}"
-            yield self._record(f"exercise-{n:06d}", "exercise", prompt, response)
+            kind = rng.choice(EXERCISES)
+            yield self._record(f"exercise-{n:06d}", "exercise", *self._exercise(rng, kind))
+
+    def _exercise(self, rng: random.Random, kind: str) -> tuple[str, str]:
+        """(prompt, response) of one of `EXERCISES`."""
+        if kind == "repair":
+            return self._repair(rng)
+        at, (line,) = rng.randrange(self.accounts), self._lines(rng, 1)
+        prompt, response = _named(at, line), _named(at, _totals(line))
+        if kind == "totals":
+            return prompt, response
+        total = sum(line) % BASE
+        said = total if rng.random() < 0.5 else (total + rng.randrange(1, BASE)) % BASE
+        mark = RIGHT if said == total else WRONG
+        asked = f"{prompt}\nanswer:\n{NAMES[at]} {said}\n\n{_asked(rng)}"
+        return asked, f"{response} {NAMES[at]} {said} {mark}"
+
+    def _repair(self, rng: random.Random) -> tuple[str, str]:
+        """An answer and what to write for some of its lines, and the answer with them."""
+        said = [str(rng.randrange(BASE)) for _ in range(self.accounts)]
+        count = rng.randint(0, min(self.names, self.accounts))
+        advised = {
+            i: str(rng.randrange(BASE)) for i in sorted(rng.sample(range(self.accounts), count))
+        }
+        given = "\n".join(f"{name} {t}" for name, t in zip(NAMES, said))
+        advice = "\n".join(f"{NAMES[i]} {t}" for i, t in advised.items()) or "none"
+        better = "\n".join(f"{NAMES[i]} {advised.get(i, t)}" for i, t in enumerate(said))
+        return f"{given}\n\n{_asked(rng)}\n{advice}", better
 
     def prompts(self, split: str, count: int) -> list[Record]:
         """Different prompts without responses. Raises: UserError for an unknown split, or more
@@ -238,6 +279,13 @@ def _checked(lines: list[list[int]], response: str) -> str:
         mark = RIGHT if told == str(totals[-1]) else WRONG
         out.append(f"{_named(i, totals)} {name} {told} {mark}")
     return "\n".join(out)
+
+
+def _compared(rng: random.Random) -> str:
+    """The end of a line that checks an account: right as often as wrong."""
+    total, same = rng.randrange(BASE), rng.random() < 0.5
+    told = total if same else (total + rng.randrange(1, BASE)) % BASE
+    return f"{total} {rng.choice(NAMES)} {told} {RIGHT if same else WRONG}"
 
 
 def _asked(rng: random.Random) -> str:

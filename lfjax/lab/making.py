@@ -59,6 +59,8 @@ def ledger(
     book = Ledger(seed, **settings)
     write_model(folder / "model", book, template=LEDGER_TEMPLATE, lines=True)
     records = {
+        "comparisons": list(book.comparisons(pretraining // 4)),
+        "totals": list(book.totals(pretraining * 2 // 3)),
         "exercises": list(book.exercises(pretraining)),
         "pretraining": list(book.pretraining(pretraining)),
         "prompts": book.prompts("train", prompts),

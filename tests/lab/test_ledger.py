@@ -1,5 +1,6 @@
 """The ledger: what is true of an answer, and a critic whose words lead to the repair."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -73,32 +74,42 @@ def test_its_critiques_are_read_as_they_were_meant():
 def test_files(tmp_path):
     outputs = ledger(tmp_path, seed=3, pretraining=20, prompts=8, evaluated=4)
     assert set(outputs) == {
-        *("model", "exercises", "pretraining", "prompts", "validation", "test", "preferences"),
+        *("model", "comparisons", "totals", "exercises", "pretraining"),
+        *("prompts", "validation", "test", "preferences"),
     }
     from lfjax.data.sources import load
 
     read = {
         k: load(str(tmp_path / v), "records").records for k, v in outputs.items() if k != "model"
     }
-    for r in read["exercises"]:
-        entries = list(map(int, r.prompt[0].content.split("\n")[0].split()[1::2]))
-        _, *totals = r.response.split()
-        assert list(map(int, totals[:5:2])) == [sum(entries[: i + 1]) % 10 for i in range(3)]
-        if r.prompt[0].content.endswith("work"):
-            *_, total, _, told, mark = r.response.split()
-            assert (total == told) == (mark == "right")
-    assert {r.prompt[0].content.endswith("work") for r in read["exercises"]} == {True, False}
-    for r in read["pretraining"]:
-        if r.prompt[0].content.endswith("work"):
-            checks, corrected = r.response.split("\n\nanswer:\n")
+    for line in read["comparisons"][0].response.split("\n"):
+        total, _, told, mark = line.split()
+        assert (total == told) == (mark == "right")
+    for r in (*read["totals"], *read["exercises"], *read["pretraining"]):
+        asked, checks = r.prompt[0].content, r.response
+        if "work\n" in asked or "work work\n" in asked:
+            given, advice = re.split("(?: ?work)+\n", asked)
+            lines = dict(t.split() for t in given.strip().split("\n"))
+            if advice != "none":
+                lines |= dict(t.split() for t in advice.split("\n"))
+            assert checks == "\n".join(f"{n} {t}" for n, t in lines.items())
+            continue
+        if "\n\nanswer:\n" in checks:
+            checks, corrected = checks.split("\n\nanswer:\n")
             assert right_share(parts_of(r, corrected)) == 1
-            for line in checks.split("\n"):
-                *_, total, _, told, mark = line.split()
+        accounts = [
+            list(map(int, line.split()[1::2]))
+            for line in asked.partition("\nanswer:")[0].split("\n")
+        ]
+        for entries, line in zip(accounts, map(str.split, checks.split("\n"))):
+            if asked.endswith("work"):
+                *_, total, _, told, mark = line
                 assert (total == told) == (mark == "right")
-            answer = "\n".join(f"{t[-3]} {t[-4]}" for t in map(str.split, checks.split("\n")))
-            assert right_share(parts_of(r, answer)) == 1
-        else:
-            assert right_share(parts_of(r, r.response)) == 1
+            if len(line) > 2:
+                totals = [sum(entries[: i + 1]) % 10 for i in range(3)]
+                assert list(map(int, line[1:6:2])) == totals
+            else:
+                assert int(line[1]) == sum(entries) % 10
     assert {split_of(r.prompt[0].content) for r in read["test"]} == {"test"}
     for r in read["preferences"]:
         better, worse = sorted(r.candidates, key=lambda c: not c.preferred)
