@@ -51,7 +51,7 @@ PREFERRED = dict(learning_rate=3e-5, beta=0.1, warmup_fraction=0.1, batch_exampl
 PREFERRED |= dict(max_tokens=160, terminator="feedback_header")
 # A perfect answer has no better one, and its score has to be learned, too.
 KEPT = dict(ties="keep", unchanged="keep")
-BUCKET = 0.15  # of the first stage's prompts, in each arm of refinements of one score
+BUCKET = 0.03  # of the first stage's prompts, in each arm of refinements of one score: few are 7
 
 # Other models from the same data: what is left out of their text (LEAVE_OUT), or of their data,
 # which they go over so much more often, to learn for as many steps.
