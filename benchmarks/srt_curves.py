@@ -1,0 +1,89 @@
+"""The figures of docs/srt.md, from what the claims runs left.
+
+    python -m lfjax.main --config configs/claims_srt.py --workdir runs/claims_srt
+    python benchmarks/srt_curves.py docs/claims/srt.json docs/figures
+
+Prints the numbers of each figure as well, and the slope of each curve with its 95 % interval over
+repetitions.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("svg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+from lfjax.evaluation.bootstrap import interval
+
+CURVES = {  # figure -> its axis, and curves of systems by their places on it
+    "scaling": (
+        "share of the examples",
+        {
+            "refined": {"few": 0.1, "half": 0.5, "stage1": 1.0},
+            "first answer": {"few_first": 0.1, "half_first": 0.5, "stage1_first": 1.0},
+        },
+    ),
+    "scores": (
+        "score of the refinements learned from",
+        {
+            "refined": {"score7": 7, "score10": 10},
+            "first answer": {"score7_first": 7, "score10_first": 10},
+        },
+    ),
+    "again": (
+        "refinements",
+        {
+            "by the model": {"stage1_first": 0, "stage1": 1, "again2": 2, "again3": 3, "again4": 4},
+            "by the critic": {"critic_first": 0, **{f"by_critic{k}": k for k in range(1, 5)}},
+        },
+    ),
+}
+
+
+def values(cells: dict, system: str) -> np.ndarray:
+    """Accounts right of a system, by repetition."""
+    return np.array([seed["right"] for seed in cells[system]])
+
+
+def slope(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
+    """Mean over repetitions (columns of y) of the least-squares slope, and its interval."""
+    x = x - x.mean()
+    each = x @ y / np.square(x).sum()
+    return float(each.mean()), *interval([np.array([s]) for s in each])
+
+
+def draw(axis, cells: dict, curves: dict[str, dict[str, float]]) -> None:
+    for color, (label, systems) in enumerate(curves.items()):
+        x = np.array(list(systems.values()), float)
+        y = np.stack([values(cells, name) for name in systems])
+        axis.plot(x, y, color=f"C{color}", linewidth=0.5, alpha=0.5)
+        axis.plot(x, y.mean(axis=1), color=f"C{color}", marker="o", label=label)
+        told = ", ".join(f"{a:g} {b:.3f}" for a, b in zip(x, y.mean(axis=1)))
+        mean, low, high = slope(x, y)
+        print(f"  {label}: {told}; slope {mean:+.4f} [{low:+.4f}, {high:+.4f}]")
+    axis.axhline(values(cells, "base").mean(), color="grey", linestyle=":", label="base")
+    axis.set(ylabel="accounts right", ylim=(0, 1))
+    axis.legend()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("results", type=Path)
+    parser.add_argument("folder", type=Path, help="where the figures go")
+    args = parser.parse_args()
+    cells = json.loads(args.results.read_text())["cells"]["compared"]["test"]
+    plt.rcParams["svg.hashsalt"] = "lfjax"  # the same figure is the same file
+    for name, (label, curves) in CURVES.items():
+        print(name)
+        figure, axis = plt.subplots(figsize=(5, 3), layout="constrained")
+        draw(axis, cells, curves)
+        axis.set(xlabel=label)
+        figure.savefig(args.folder / f"srt_{name}.svg", metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    main()
