@@ -180,7 +180,7 @@ def again_systems(times: int) -> dict[str, Any]:
 def lab(
     *,
     arms: tuple[str, ...] = (),
-    pretraining: int = 20000,
+    pretraining: int = 24000,
     first: int = 2000,
     second: int = 2000,
     evaluated: int = 200,
