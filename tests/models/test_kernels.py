@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 
 from lfjax.errors import UserError
 from lfjax.models.decoder import EVERYTHING, Decoder, logprob_fn
@@ -93,6 +94,23 @@ def test_packed_equals_alone(name, changed):
         return jax.jit(jax.grad(total, has_aux=True))(lively_params(config))
 
     assert difference(scored([(0, 5), (0, 55)], 1, 150), scored([(0, 0), (1, 0)], 2, 90)) < 1e-5
+
+
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_triton_lowers_for_gpus(head_dim):
+    """Forward and backward, in bfloat16, as far as a machine without one can tell."""
+    kernel = "__gpu$xla.gpu.triton"
+
+    def total(q, k, v, segment):
+        out = KERNELS["triton"].run(q, k, v, segment, None, head_dim**-0.5, None, False)
+        return out.astype(jnp.float32).sum()
+
+    heads = [jax.ShapeDtypeStruct((2, 256, n, head_dim), jnp.bfloat16) for n in (8, 2, 2)]
+    segment = jax.ShapeDtypeStruct((2, 256), jnp.int32)
+    skipped = [export.DisabledSafetyCheck.custom_call(kernel)]
+    how = dict(platforms=["cuda"], disabled_checks=skipped)
+    lowered = export.export(jax.jit(jax.grad(total, (0, 1, 2))), **how)(*heads, segment)
+    assert lowered.mlir_module().count(kernel) >= 3
 
 
 def test_auto_is_plain_on_a_cpu():
