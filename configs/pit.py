@@ -153,7 +153,7 @@ def inference(
 
 def lab(
     *,
-    pretraining=60000,
+    pretraining=120000,
     preferences=24000,
     evaluated=200,
     rl_steps=40,
@@ -188,7 +188,8 @@ def lab(
         slots=128,
         row_tokens=64,
         remat="none",
-        learning_rate=3e-4,
+        learning_rate=1e-4,
+        beta=0.1,
         total_steps=rl_steps,
         total_epochs=0.0,
         save_steps=40,

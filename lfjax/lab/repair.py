@@ -45,7 +45,7 @@ MENDED = 0.7
 TAKEN = 0.5  # share of faults that are a plant planted twice; others are not for their bed
 # Of pretraining texts: the share that speak of a response or write it again, as people do who know
 # of the world what its texts show; and how often a line is said to be what it is not.
-SPOKEN = 0.5
+SPOKEN = 0.4
 SLIPS = 0.05
 
 # A response before the last message is a reference, or what was said of it; what is asked is one

@@ -110,7 +110,7 @@ def test_pretraining_speaks_of_answers():
     """Faults are left out where they are found, most of them, and rewriting keeps all else."""
     records = list(GARDEN.pretraining(600))
     by_turns = {n: [r for r in records if len(r.prompt) == n] for n in (1, 3, 5)}
-    assert sum(map(len, by_turns.values())) == 600 and min(map(len, by_turns.values())) > 100
+    assert sum(map(len, by_turns.values())) == 600 and min(map(len, by_turns.values())) > 90
     found = []
     for r in by_turns[3]:
         said, parts = r.response.split(), parts_of(r, r.prompt[1].content)
