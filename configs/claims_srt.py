@@ -48,9 +48,14 @@ GRID = {  # method -> learning rates, and the values of one option of its own
     "stage1": ((1e-3, 2e-3), "total_epochs", (3.0, 5.0)),
     "no_feedback": ((1e-3, 2e-3), "total_epochs", (3.0, 5.0)),
     "refinements_only": ((1e-3, 2e-3), "total_epochs", (3.0, 5.0)),
-    "stage2": ((1e-5, 5e-5), "beta", (0.01, 0.1)),
+    "stage2": ((1e-4, 3e-4), "beta", (0.01, 0.1)),
 }
-TUNED: dict[str, dict[str, float]] = {}
+TUNED = {  # the best of the grid by refined accounts that are right
+    "stage1": dict(learning_rate=2e-3, total_epochs=5.0),
+    "no_feedback": dict(learning_rate=2e-3, total_epochs=5.0),
+    "refinements_only": dict(learning_rate=2e-3, total_epochs=5.0),
+    "stage2": dict(learning_rate=1e-4, beta=0.01),
+}
 AGAINST_FIRST = ("base", "refinements_only", "stage1", "stage2", "stage2_first")
 
 
