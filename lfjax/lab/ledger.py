@@ -116,15 +116,14 @@ class Ledger:
             yield self._record(f"comparison-{n:06d}", "comparison", WORK, compared)
 
     def totals(self, count: int) -> Iterator[Record]:
-        """The running totals of one account, as often with a check of its answer, which is best
-        learned next."""
+        """The running totals of one account, which are best learned next."""
         rng = random.Random(f"totals/{self.seed}")
         for n in range(count):
-            kind = EXERCISES[n % 2]
-            yield self._record(f"total-{n:06d}", "total", *self._exercise(rng, kind))
+            yield self._record(f"total-{n:06d}", "total", *self._exercise(rng, "totals"))
 
     def exercises(self, count: int) -> Iterator[Record]:
-        """More of it, and as often answers repaired as they are advised to be."""
+        """More of them, as often with a check of the account's answer, and as often as both answers
+        repaired as they are advised to be."""
         rng = random.Random(f"exercises/{self.seed}")
         for n in range(count):
             kind = rng.choice(EXERCISES)

@@ -60,7 +60,7 @@ def ledger(
     write_model(folder / "model", book, template=LEDGER_TEMPLATE, lines=True)
     records = {
         "comparisons": list(book.comparisons(pretraining // 4)),
-        "totals": list(book.totals(pretraining * 2 // 3)),
+        "totals": list(book.totals(pretraining * 5 // 6)),
         "exercises": list(book.exercises(pretraining)),
         "pretraining": list(book.pretraining(pretraining)),
         "prompts": book.prompts("train", prompts),

@@ -156,6 +156,23 @@ def test_prompts_that_the_other_stage_has_learned_from(tmp_path, responses):
     assert "1 of 3 prompts are also in" in done.stderr and "'1' is 'x' there" in done.stderr
 
 
+def test_a_second_stage_that_starts_from_another_model(tmp_path):
+    """Pairs that the start of training did not write are refused before anything is computed."""
+    row = {"prompt": "Name a colour.", "chosen": "It is blue.", "rejected": "Seven."}
+    flags = [
+        f"--config.data.path={write_jsonl(tmp_path / 'pairs.jsonl', [row] * 4)}",
+        f"--config.model.path={ROOT / 'lfjax' / 'lab' / 'demo'}",
+        "--config.model.weights=random",
+        "--config.data.heldout_examples=0",
+        "--config.stages.dpo.own_pairs=true",
+    ]
+    done = run_main(tmp_path / "w", *flags, config="configs/dpo.py:stories260k", quick=False)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "starts from, and is compared with, the model" in done.stderr
+    assert "4 of its 4 pairs were made by another" in done.stderr
+    assert not (tmp_path / "w" / "dpo").exists()
+
+
 # --- parts ------------------------------------------------------------------------------------
 
 RECORD = Record("r", "test", (Message("user", "Name a colour."),), "Seven.")
