@@ -14,6 +14,7 @@ from functools import partial
 
 import jax
 import numpy as np
+from jax.experimental.mesh_utils import create_device_mesh, create_hybrid_device_mesh
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -74,20 +75,19 @@ def make_mesh(shape: dict[str, int], devices: Sequence[jax.Device] | None = None
             f"mesh: {asked} does not fit the {found} device(s) found. "
             f"The sizes must multiply to {found}; one of them may be -1."
         )
-    # Explicit axes, the default, make gathers along a sharded axis an error.
-    types = (AxisType.Auto,) * len(AXES)
     all_ = jax.devices() if devices is None else devices
     slices = len({getattr(d, "slice_index", 0) for d in all_ if d.platform == "tpu"})
     if slices > 1:
-        return Mesh(_over_slices(sizes, slices, all_), AXES, axis_types=types)
-    return jax.make_mesh(tuple(sizes), AXES, axis_types=types, devices=devices)
+        placed = _over_slices(sizes, slices, all_)
+    else:
+        placed = create_device_mesh(sizes, all_, allow_split_physical_axes=True)
+    # Explicit axes, the default, make gathers along a sharded axis an error.
+    return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def _over_slices(sizes: list[int], slices: int, devices) -> np.ndarray:
     """TPUs of several slices, between which only `data` goes: links within a slice are many times
     as fast."""
-    from jax.experimental.mesh_utils import create_hybrid_device_mesh
-
     data, *rest = sizes
     if data % slices:
         raise UserError(
@@ -95,7 +95,7 @@ def _over_slices(sizes: list[int], slices: int, devices) -> np.ndarray:
             f"{slices}, so that parameters are split within a slice and gradients alone cross."
         )
     inner, outer = (data // slices, *rest), (slices,) + (1,) * len(rest)
-    return create_hybrid_device_mesh(inner, outer, devices)
+    return create_hybrid_device_mesh(inner, outer, devices, allow_split_physical_axes=True)
 
 
 def host_mesh(shape: dict[str, int]) -> Mesh:

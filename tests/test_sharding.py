@@ -110,8 +110,9 @@ def test_a_mesh_that_would_split_a_model_over_slices():
     importlib.util.find_spec("libtpu") is None,
     reason="the TPU compiler is not installed: pip install -e '.[tpu]'",
 )
-def test_slices_of_real_chips():
-    """Two slices of v5e, described by the compiler in a process of its own."""
+def test_meshes_of_real_chips():
+    """Two slices of v5e, and chips of which an axis has a part of a side: described by the compiler
+    in a process of its own."""
     program = (
         "from lfjax.plan import on_cpu; on_cpu()\n"
         "from lfjax.planning.chips import find_topology; find_topology('v5e:4x4')\n"
@@ -119,11 +120,15 @@ def test_slices_of_real_chips():
         "from lfjax.sharding import make_mesh\n"
         "chips = describe(platform='tpu', topology_name='v5e:4x4', num_slices=2).devices\n"
         "mesh = make_mesh(dict(data=2, fsdp=-1), chips)\n"
-        "print([{d.slice_index for d in part.flat} for part in mesh.devices], dict(mesh.shape))"
+        "print([{d.slice_index for d in part.flat} for part in mesh.devices], dict(mesh.shape))\n"
+        "chips = describe(platform='tpu', topology_name='v6e:4x4').devices\n"
+        "print(dict(make_mesh(dict(fsdp=-1, tensor=2), chips).shape))"
     )
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    expected = "[{0}, {1}] {'data': 2, 'fsdp': 16, 'seq': 1, 'tensor': 1}"
-    assert run.stdout.splitlines()[-1:] == [expected], run.stderr
+    assert run.stdout.splitlines()[-2:] == [
+        "[{0}, {1}] {'data': 2, 'fsdp': 16, 'seq': 1, 'tensor': 1}",
+        "{'data': 1, 'fsdp': 8, 'seq': 1, 'tensor': 2}",
+    ], run.stderr
 
 
 # --- rules ------------------------------------------------------------------------------------

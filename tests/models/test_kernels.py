@@ -1,6 +1,9 @@
 """Attention by kernels, interpreted on the CPU: values and gradients are those of the plain way,
 packed or not, on a mesh too."""
 
+import importlib.util
+import subprocess
+import sys
 from functools import partial
 
 import jax
@@ -139,3 +142,44 @@ def test_refused(name, changed, here, said, monkeypatch):
     monkeypatch.setattr("lfjax.models.kernels.platform", lambda: here)
     with pytest.raises(UserError, match=said):
         attention_of(name, small(**changed))
+
+
+# Asks the TPU's compiler, in a process of its own: libtpu stays loaded.
+COMPILE = """
+import sys
+from lfjax.plan import on_cpu
+on_cpu()
+import jax, jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec as P
+from lfjax.models.kernels import attention_of
+from lfjax.planning.chips import find_topology
+from lfjax.sharding import BATCH, make_mesh
+from tests.models.small import small
+config = small(n_heads=16, n_kv_heads=8, head_dim=256, windows=(300, 0), attn_softcap=50.0)
+mesh = make_mesh({"fsdp": -1, "seq": 2, "tensor": 2}, find_topology(sys.argv[1])[1])
+rows = NamedSharding(mesh, P(BATCH))
+heads = [jax.ShapeDtypeStruct((16, 1000, n, 256), jnp.bfloat16, sharding=rows) for n in (16, 8, 8)]
+ints = jax.ShapeDtypeStruct((16, 1000), jnp.int32, sharding=rows)
+window = jax.ShapeDtypeStruct((), jnp.int32, sharding=NamedSharding(mesh, P()))
+def total(q, k, v, segment, window):
+    attention = attention_of("auto", config)
+    out = attention(q, k, v, segment, window=window, scale=0.1, softcap=50.0)
+    return out.astype(jnp.float32).sum()
+with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+    compiled = jax.jit(jax.grad(total, (0, 1, 2))).lower(*heads, ints, window).compile()
+print(compiled.as_text().count("tpu_custom_call"))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason="the TPU compiler is not installed: pip install -e '.[tpu]'",
+)
+@pytest.mark.parametrize("topology", ["v5e:4x4", "v5p:2x2x2", "v6e:4x4"])
+def test_splash_compiles_for_tpus(topology):
+    """Forward and backward of layers with and without windows, with soft caps and grouped heads, on
+    a mesh."""
+    run = subprocess.run([sys.executable, "-c", COMPILE, topology], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert int(run.stdout.split()[-1]) >= 6  # three kernels, of two kinds of layers
