@@ -17,7 +17,7 @@ from lfjax.errors import UserError, nearest
 from lfjax.recipe import claims, evaluate, gate, generate, of_stage, rank, recipe, renamed, seeded
 
 CLAIMS = "docs/claims/pit.claims.json"
-SEEDS = 10
+SEEDS, FIRST = 10, 1  # the world of seed 0 was looked at while settings were found
 BEST_OF = (2, 6)  # responses: as many as one step of improvement makes, or five, with the original
 
 
@@ -37,7 +37,7 @@ def claimed(seeds: int = SEEDS, publish: str = "docs/claims/pit", one=pit.lab):
         own = with_best_of(c)
         for name in ("gate", "compare"):
             own.pop(name)
-        stages |= {name: seeded(stage, k) for name, stage in renamed(own, f"s{k}_").items()}
+        stages |= {name: seeded(stage, FIRST + k) for name, stage in renamed(own, f"s{k}_").items()}
     systems = dict(c.stages.compare.systems) | {f"best_of_{n}": {} for n in BEST_OF}
     paths = {name: own.get("path", name) for name, own in systems.items()}
     stages["compare"] = evaluate(
