@@ -23,6 +23,9 @@ from lfjax.errors import UserError
 AXES = ("data", "fsdp", "seq", "tensor")
 BATCH = ("data", "fsdp")
 HEADS = ("tensor", "seq")  # within attention
+# Tokens between the parts of a layer, where every one is for itself: what is kept for the backward
+# pass is split over `tensor`, too (Korthikanti et al. 2022, arXiv 2205.05198, section 4.2.2).
+STREAM = ("seq", "tensor")
 
 # Kernels under layers/ carry the stacked layer axis first. The optimizer's moments repeat the
 # parameters' paths.
@@ -146,8 +149,9 @@ def axis_size(mesh, axes) -> int:
 
 
 def constrain(x: jax.Array, *axes) -> jax.Array:
-    """Pin an intermediate's sharding under `jax.set_mesh`; outside of a mesh, do nothing. Where
-    `seq` does not divide a dimension, as with the one token of decoding, it is left out."""
+    """Pin an intermediate's sharding under `jax.set_mesh`; outside of a mesh, do nothing. What of
+    `HEADS` or `STREAM` does not divide a dimension, as with the one token of decoding, is left
+    out."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return x
@@ -155,11 +159,12 @@ def constrain(x: jax.Array, *axes) -> jax.Array:
 
 
 def _dividing(mesh, dim: int, axes) -> tuple[str, ...] | None:
-    """Mesh axes of a dimension, without `seq` if it does not divide it."""
+    """Mesh axes of a dimension; of several that include `seq`, those that divide it."""
     names = (axes,) if isinstance(axes, str) else (axes or ())
-    if "seq" in names and dim % axis_size(mesh, names):
-        names = tuple(name for name in names if name != "seq")
-    return names or None
+    if "seq" in names:
+        ways = (names, [n for n in names if n != "seq"], [n for n in names if n != "tensor"], ())
+        names = next(way for way in ways if dim % axis_size(mesh, tuple(way)) == 0)
+    return tuple(names) or None
 
 
 def tokens_axis(mesh, tokens: int) -> str | None:

@@ -82,7 +82,8 @@ def _backward(chunk, softcap, mesh, saved, g):
         rows, tokens, words = P(BATCH, seq, None), P(BATCH, seq), P("tensor", "fsdp")
         specs = (rows, words, tokens, tokens, tokens)
         local = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=(rows, words))
-    d_hidden, d_head = local(hidden, head, targets, lse, g)
+    # The head's gradient is whole on each device until it is scattered: not only after the layers'.
+    d_hidden, d_head = lax.optimization_barrier(local(hidden, head, targets, lse, g))
     return d_hidden, d_head, None
 
 

@@ -23,7 +23,7 @@ from lfjax.models.config import ModelConfig, RopeScaling
 from lfjax.models.kernels import CONTEXT, attention_of
 from lfjax.models.lora import LoraConfig
 from lfjax.models.quantize import product
-from lfjax.sharding import BATCH, HEADS, constrain
+from lfjax.sharding import BATCH, HEADS, STREAM, constrain
 
 # name -> what the backward pass finds stored; None stores everything
 REMAT = {
@@ -35,6 +35,19 @@ REMAT = {
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 ACTIVATIONS = {"silu": nn.silu, "gelu_tanh": partial(nn.gelu, approximate=True)}
 EVERYTHING = 2**30  # the window of a layer that has none, in a model where others have one
+
+
+@jax.custom_vjp
+def _in_turn(x, kernel):
+    """Both as they are, but the gradients of both at one time: the compiler would rather do those
+    of kernels last, and keep what they need until then."""
+    return x, kernel
+
+
+_in_turn.defvjp(
+    lambda x, kernel: ((x, kernel), None),
+    lambda _, gradients: jax.lax.optimization_barrier(gradients),
+)
 
 
 class Table(nn.Module):
@@ -61,6 +74,8 @@ class Projection(nn.Module):
     def __call__(self, x: Float[Array, "b t i"]) -> Float[Array, "b t o"]:
         shape = (x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.normal(0.02), shape, jnp.float32)
+        if self.lora is None:  # with adapters, kernels are frozen and have no gradient
+            x, kernel = _in_turn(x, kernel)
         y = product(x, kernel)
         if self.lora is None or "/".join(self.path[-2:]) not in self.lora.targets:
             return y
@@ -203,12 +218,20 @@ class Block(nn.Module):
         c, rest = self.config, (self.config, self.lora, self.rows)
         attend = attend or attend_only(attention_of(self.attention, c))
         table = 0 if window is None else -1 * (window < EVERYTHING)
-        y = norm_of(c, "attn_norm")(x)
+
+        def whole(y):  # before products over `tensor`: else kernels would be gathered for them
+            return constrain(y, self.rows, "seq", None)
+
+        def split(y):
+            return constrain(y, self.rows, STREAM, None)
+
+        y = whole(norm_of(c, "attn_norm")(x))
         y, kept = Attention(*rest, name="attn")(y, cos[table], sin[table], segment, window, attend)
+        y = split(y)
         x = x + (norm_of(c, "attn_post_norm")(y) if c.post_norms else y)
-        y = MLP(*rest, name="mlp")(norm_of(c, "mlp_norm")(x))
+        y = split(MLP(*rest, name="mlp")(whole(norm_of(c, "mlp_norm")(x))))
         x = x + (norm_of(c, "mlp_post_norm")(y) if c.post_norms else y)
-        return constrain(x, self.rows, "seq", None), kept
+        return split(x), kept
 
 
 def embedded(
@@ -223,7 +246,7 @@ def embedded(
     # table is gathered over fsdp once; elsewhere only what was looked up is.
     columns = None if "fsdp" in rows else "fsdp"
     x = jnp.take(constrain(embedding.astype(dtype), "tensor", columns), tokens, axis=0)
-    x = constrain(constrain(x, rows, "seq", columns), rows, "seq", None)
+    x = constrain(constrain(x, rows, "seq", columns), rows, STREAM, None)
     if config.scale_embedding:
         x *= jnp.asarray(config.d_model**0.5, dtype)  # rounded, as these models were trained
     return x, head

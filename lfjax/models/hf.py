@@ -122,17 +122,25 @@ def stored_dtype(path: str) -> str:
     return {"BF16": "bfloat16", "F16": "float16"}.get(kind, "float32")
 
 
-def load_frozen(path: str, config: ModelConfig, mesh: Mesh, dtype: str):
-    """Parameters of a model that is not trained, on the mesh's shards: matrices in the dtype,
+def frozen_shapes(config: ModelConfig, dtype: str):
+    """Parameters of a model that is not trained, as ShapeDtypeStructs: matrices in the dtype,
     vectors in float32.
 
-    Raises: UserError for an unknown dtype, and as `load_params`.
+    Raises: UserError for an unknown dtype.
     """
     matrix = dtype_of(dtype)
-    abstract = jax.tree.map(
+    return jax.tree.map(
         lambda s: jax.ShapeDtypeStruct(s.shape, matrix if s.ndim > 1 else s.dtype),
         abstract_params(config),
     )
+
+
+def load_frozen(path: str, config: ModelConfig, mesh: Mesh, dtype: str):
+    """The arrays of `frozen_shapes`, on the mesh's shards.
+
+    Raises: UserError as `frozen_shapes` and `load_params`.
+    """
+    abstract = frozen_shapes(config, dtype)
     return load_params(path, config, abstract, tree_shardings(abstract, mesh))
 
 

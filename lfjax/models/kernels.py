@@ -18,11 +18,10 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from lfjax.errors import UserError, nearest
-from lfjax.models.attention import attention
+from lfjax.models.attention import CONTEXT, attention
 from lfjax.models.config import ModelConfig
 from lfjax.sharding import BATCH, HEADS, axis_size
 
-CONTEXT = "context"  # the name under which rematerialisation may keep what attention returns
 LANES = 128  # rows are padded to a multiple of it, the least that the kernels take
 SPLASH_BLOCK = 512  # queries and keys of one step
 
@@ -109,7 +108,7 @@ def attention_of(name: str, config: ModelConfig) -> Callable[..., Float[Array, "
     else:
         kernel = KERNELS.get(name)
     if kernel is None:
-        return plain
+        return attention
     if lack := kernel.lacks(config):
         raise UserError(f"attention={name} has no {lack}, which this model needs; use auto.")
     if here not in (kernel.platform, "cpu"):
@@ -124,10 +123,6 @@ def platform() -> str:
     device = jax.sharding.get_abstract_mesh().abstract_device
     name = jax.default_backend() if device is None else device.platform
     return "gpu" if name in ("cuda", "rocm") else name
-
-
-def plain(*args, **how) -> Float[Array, "b t n h"]:
-    return checkpoint_name(attention(*args, **how), CONTEXT)
 
 
 def by_kernel(
@@ -153,7 +148,7 @@ def by_kernel(
     parts = 1 if mesh.empty else axis_size(mesh, BATCH)
     heads = 1 if mesh.empty else axis_size(mesh, HEADS)
     if len(q_btnh) % parts or k_btkh.shape[2] % heads:  # a few odd rows, as when a model is made
-        return plain(
+        return attention(
             q_btnh, k_btkh, v_btkh, segment_bt, window=window, scale=scale, softcap=softcap
         )
     scale = q_btnh.shape[-1] ** -0.5 if scale is None else scale
