@@ -7,7 +7,7 @@ BIN := .venv/bin
 demo: .venv/.core
 	$(BIN)/python -m lfjax.main --config configs/lab.py --workdir runs/lab
 
-test: .venv/.test lint
+test: .venv/.test .venv/.tpu lint
 	$(BIN)/python -m pytest -n 2
 
 quick: .venv/.test
@@ -25,6 +25,11 @@ lint: .venv/.test
 
 .venv/.test: .venv/.core
 	$(BIN)/pip install --quiet --editable ".[test]"
+	touch $@
+
+# The TPU compiler, beside the environment: within it, JAX would look for a TPU wherever it starts.
+.venv/.tpu: .venv/.test
+	$(BIN)/pip install --quiet --no-deps --target .venv/tpu "$$($(BIN)/python -c "import importlib.metadata as m; print(next(r.partition(';')[0] for r in m.requires('jax') if r.startswith('libtpu')))")" || echo "libtpu could not be installed: tests that compile for TPUs are skipped"
 	touch $@
 
 clean:

@@ -21,16 +21,49 @@ FOUND, PAGE = DOCS / "pods.json", DOCS / "pods.md"
 BEGIN, END = "<!-- table: benchmarks/pods.py -->", "<!-- end of the table -->"
 HEAD = (
     *("what", "chips", "mesh", "program", "batch", "GiB a chip", "of", "executed / model FLOPs"),
-    *("ms at the least", "tokens/s a chip at the most", "replicated", "compile s"),
+    *("ms at the least", "tokens/s a chip at the most", "replicated", "compile s", "command"),
 )
 
-SFT = "configs/sft.py:"
+SFT, CUT, PIT, SRT = (f"--config=configs/{name}.py:" for name in ("sft", "cut", "pit", "srt"))
+AUTHORS = f"{CUT}llama2_13b_chat_online"
+LLAMA2_7B = "--config.model.path=meta-llama/Llama-2-7b-hf"
 # name -> (what, topology, arguments of lfjax.plan)
 PODS: dict[str, tuple[str, str, tuple[str, ...]]] = {
-    "sft_70b": ("SFT, Llama 2 70B", "v5p:4x4x8", (f"--config={SFT}llama2_70b",)),
-    "sft_13b": ("SFT, Llama 2 13B", "v5e:4x4", (f"--config={SFT}llama2_13b",)),
-    "sft_8b": ("SFT, Llama 3 8B", "v6e:4x4", (f"--config={SFT}llama3_8b",)),
-    "sft_7b": ("SFT, Llama 2 7B", "v5p:2x2x2", (f"--config={SFT}llama2_7b",)),
+    "sft_70b": ("SFT, Llama 2 70B", "v5p:4x4x8", (f"{SFT}llama2_70b",)),
+    "sft_13b": ("SFT, Llama 2 13B", "v5e:4x4", (f"{SFT}llama2_13b",)),
+    "sft_8b": ("SFT, Llama 3 8B", "v6e:4x4", (f"{SFT}llama3_8b",)),
+    "sft_7b": ("SFT, Llama 2 7B", "v5p:2x2x2", (f"{SFT}llama2_7b",)),
+    "cut_13b_adapters": ("CUT with the authors' adapters, 13B", "v5e:4x4", (AUTHORS,)),
+    "cut_13b": (
+        "CUT of all parameters, 13B",
+        "v5p:2x2x2",
+        (AUTHORS, "--config.stages.cut.lora.rank=0"),
+    ),
+    "pit_7b": (
+        "PIT, Llama 2 7B",
+        "v6e:4x4",
+        (f"{PIT}hh_7b", LLAMA2_7B, "--stage=improver,gap,easy"),
+    ),
+    "srt_7b": ("SRT, Tulu 2 7B", "v5p:2x2x2", (f"{SRT}tulu2_7b", "--stage=stage1,stage2")),
+    "srt_13b": ("SRT, Tulu 2 13B", "v5p:2x2x4", (f"{SRT}tulu2_13b", "--stage=stage1,stage2")),
+    "srt_70b": (
+        "SRT, Tulu 2 70B",
+        "v5p:4x4x8",
+        (f"{SRT}tulu2_70b", "--stage=stage1,stage2", "--config.mesh.tensor=4"),
+    ),
+    "srt_7b_v6e": ("SRT, Tulu 2 7B", "v6e:8x8", (f"{SRT}tulu2_7b", "--stage=stage1,stage2")),
+    "srt_13b_v6e": ("SRT, Tulu 2 13B", "v6e:8x8", (f"{SRT}tulu2_13b", "--stage=stage1,stage2")),
+    "srt_70b_v6e": (
+        "SRT, Tulu 2 70B",
+        "v6e:8x8",
+        (f"{SRT}tulu2_70b", "--stage=stage1,stage2", "--config.mesh.tensor=4"),
+    ),
+    "cut_13b_h100": ("CUT with the authors' adapters, 13B", "h100:1", (AUTHORS,)),
+    "cut_13b_nf4": (
+        "the same on a base in 4 bits",
+        "rtx4090:1",
+        (AUTHORS, "--config.stages.cut.lora.base_dtype=nf4", "--config.stages.cut.micro_batches=8"),
+    ),
 }
 
 
@@ -75,6 +108,7 @@ def rows(name: str, found: dict[str, Any]) -> list[tuple[str, ...]]:
     """One for each program."""
     what, topology, _ = PODS[name]
     mesh = " × ".join(f"{axis} {n}" for axis, n in found["mesh"].items() if n > 1)
+    topology += " (estimate)" * found["estimate"]
     out = []
     for p in found["programs"]:
         gib = f"{p['peak_bytes'] / GIB:.2f}"
@@ -91,7 +125,9 @@ def rows(name: str, found: dict[str, Any]) -> list[tuple[str, ...]]:
         about = (what, topology, mesh, f"{p['stage']}, {p['program']}", p["about"])
         room = f"{p['hbm_bytes'] / GIB:.2f}" + ("" if p["fits"] else ": does not fit")
         last = (f"{p['replicated']:.2%}", f"{p['compile_seconds']:.0f}")
-        out.append((*about, gib, room, *measured, *last))
+        # of all its programs
+        shown = "" if out else f"`python {' '.join(command(name))}`"
+        out.append((*about, gib, room, *measured, *last, shown))
     return out
 
 

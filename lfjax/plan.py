@@ -6,7 +6,8 @@ and how fast it could be.
 No weights and no data are read: model.path is a directory with a config.json, or the hub id of
 Llama 2, Tulu 2 or Llama 3. Any value of the config can be set as for lfjax.main; the mesh is the
 config's. --stage NAME looks at some stages, --json prints one object instead of the table. Needs
-the compiler, libtpu, which runs on CPU machines: pip install -e ".[tpu]".
+the compiler, libtpu, which runs on CPU machines: pip install -e ".[tpu]". GPUs are estimated, by
+what as many chips of a TPU would take: --topology h100:8, a100, h200, l4 or rtx4090.
 """
 
 import json
@@ -18,7 +19,7 @@ from absl import flags
 from lfjax.errors import UserError, nearest
 from lfjax.main import CONFIG, RERUN, run, start
 
-TOPOLOGY = flags.DEFINE_string("topology", None, "Chips: v5p:4x4x8, v5e:4x4, v6e:4x4, …")
+TOPOLOGY = flags.DEFINE_string("topology", None, "Chips: v5p:4x4x8, v5e:4x4, v6e:4x4, h100:8, …")
 STAGE = flags.DEFINE_list("stage", [], "Look at these stages only.")
 JSON = flags.DEFINE_boolean("json", False, "Print JSON.")
 EXAMPLE = flags.DEFINE_integer(
@@ -56,6 +57,8 @@ def main(argv) -> None:
     axes = " × ".join(f"{axis} {n}" for axis, n in mesh.shape.items() if n > 1) or "one chip"
     if not JSON.value:
         print(f"{TOPOLOGY.value}: {mesh.size} chips, {axes}", flush=True)
+        if chip.stands_in:
+            print(f"AN ESTIMATE: compiled for TPU {chip.stands_in}, not for GPUs", flush=True)
     found, left_out = [], {}
     for name in STAGE.value or config.order:
         programs = programs_of(config, name, mesh, EXAMPLE.value)
@@ -69,6 +72,7 @@ def main(argv) -> None:
             left_out[name] = config.stages[name].kind
     if JSON.value:
         whole = {"topology": TOPOLOGY.value, "mesh": dict(mesh.shape), "left_out": left_out}
+        whole |= {"estimate": bool(chip.stands_in)}
         print(json.dumps(whole | {"programs": [m.to_json(chip) for m in found]}, indent=2))
     elif left_out:
         print("not compiled: " + ", ".join(f"{n} ({kind})" for n, kind in left_out.items()))

@@ -19,8 +19,12 @@ COLLECTIVES = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permut
 CALLED = re.compile(r"(?:body|condition|calls|to_apply)=%?([\w.\-]+)")
 BRANCHES = re.compile(r"branch_computations=\{(.*?)\}")
 EITHER = re.compile(r"(?:true|false)_computation=%?([\w.\-]+)")
+# A collective that overlaps with what several fusions compute is written in each of them.
+LATER = re.compile(r"async_collective_fusion|async-collective-done")
 TRIPS = re.compile(r'known_trip_count"?:\{"?n"?:"?(\d+)')
 ARRAY = re.compile(r"([a-z]\w*)\[([\d,]*)\]")
+# TPU kernels of attention -> products of [t, h] and [h, t], half of each left out by the mask
+KERNELS = {"splash_mha_fwd": 2, "splash_mha_dq": 3, "splash_mha_dkv": 4}
 INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([\w\-]+)\((.*)$")
 
 
@@ -66,6 +70,8 @@ def cost_of(text: str) -> Cost:
         for i in computations[name]:
             if i.operation in ("convolution", "dot"):
                 out.flops += _product_flops(i, shapes)
+            elif i.operation == "custom-call":
+                out.flops += _kernel_flops(i, shapes)
             elif match := re.fullmatch(rf"({COLLECTIVES})(?:-start)?", i.operation):
                 kind = match[1]
                 if kind == "all-reduce" and name.startswith("all-reduce-scatter"):
@@ -87,7 +93,10 @@ def cost_of(text: str) -> Cost:
                 rounds = found or 1
                 out.unknown_loops += found is None
             for called in CALLED.findall(i.rest):
-                out.add(total(called), rounds)
+                if LATER.match(called) or LATER.match(i.name):
+                    out.flops += total(called).flops
+                else:
+                    out.add(total(called), rounds)
         return out
 
     return total(entry)
@@ -118,16 +127,40 @@ def _computations(text: str) -> tuple[dict[str, list[Instruction]], str]:
 
 def _rounds(loop: Instruction, computations: dict[str, list[Instruction]]) -> int | None:
     """How often a loop's body runs: as the loop says itself, or, in TPU programs, which do not, as
-    its condition does, where that counts from 0 up to a constant. None where neither is so."""
+    its condition and its body do, where they count from 0 up to a constant. None where neither is
+    so."""
     if found := TRIPS.search(loop.rest):
         return int(found[1])
-    condition = computations[re.search(r"condition=%?([\w.\-]+)", loop.rest)[1]]
-    last = condition[-1]
-    constants = {i.name: i.rest for i in condition if i.operation == "constant"}
-    limits = [constants[name] for name in _operands(last.rest) if name in constants]
-    if last.operation == "compare" and "direction=LT" in last.rest and len(limits) == 1:
-        return int(limits[0].partition(")")[0])
-    return None
+    condition, body = (
+        computations[re.search(rf"{part}=%?([\w.\-]+)", loop.rest)[1]]
+        for part in ("condition", "body")
+    )
+    last, known = condition[-1], {i.name: i for i in condition}
+    sides = [known[name] for name in _operands(last.rest) if name in known]
+    limits = [_constant(i) for i in sides if i.operation == "constant"]
+    counters = [_index(i) for i in sides if i.operation == "get-tuple-element"]
+    if last.operation != "compare" or "direction=LT" not in last.rest or len(limits) != 1:
+        return None
+    return -(-limits[0] // (_step(body, counters[0]) if counters else 1))
+
+
+def _step(body: list[Instruction], index: int) -> int:
+    """By how much a body raises an element of the tuple that it is given: loops in which products
+    and their collectives overlap count by twos. 1 where it does not say so."""
+    known = {i.name: i for i in body}
+    counter = known.get(list(_operands(body[-1].rest))[index])
+    if counter is None or counter.operation != "add":
+        return 1
+    sides = [known[name] for name in _operands(counter.rest) if name in known]
+    return next((_constant(i) for i in sides if i.operation == "constant"), 1)
+
+
+def _constant(i: Instruction) -> int:
+    return int(i.rest.partition(")")[0])
+
+
+def _index(i: Instruction) -> int:
+    return int(re.search(r"index=(\d+)", i.rest)[1])
 
 
 def _branches(rest: str) -> list[str]:
@@ -164,6 +197,17 @@ def _product_flops(i: Instruction, shapes: dict[str, str]) -> float:
         sides = (left[lhs.index(label)], right[rhs.index(label)], out[result.index(label)])
         pairs *= _pairs(*sides, **_of_axis(window[1] if window else "", axis))
     return 2.0 * out[result.index("b")] * out[result.index("f")] * right[rhs.index("i")] * pairs
+
+
+def _kernel_flops(i: Instruction, shapes: dict[str, str]) -> float:
+    """FLOPs of an attention kernel, by its name and the largest array that it reads, [.., t, h] of
+    the queries; 0 of any other call."""
+    products = next((n for name, n in KERNELS.items() if i.name.startswith(name)), 0)
+    if not products:
+        return 0.0
+    read = (ARRAY.findall(shapes.get(o, "")) for o in _operands(i.rest))
+    *heads, t, h = max((_dims(dims) for found in read for _, dims in found), key=math.prod)
+    return products * math.prod(heads) * float(t) ** 2 * h
 
 
 def _of_axis(window: str, axis: int) -> dict[str, int]:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.errors import JaxRuntimeError
 from jax.sharding import Mesh
 
@@ -15,6 +16,11 @@ from lfjax.planning.chips import GIB, Chip
 from lfjax.planning.hlo import Cost, cost_of
 from lfjax.planning.programs import Program
 
+# What the compiler says where a program does not fit: before it has placed its arrays, and after.
+REFUSED = re.compile(
+    r"(?:HLO temporaries \(|Used )([\d.]+)([KMGT]?)\)? "
+    r"(?:exceeds available HBM \(|of )([\d.]+)([KMGT]?)"
+)
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -23,7 +29,8 @@ class Measured:
     """What a program takes; bytes and FLOPs are of one chip.
 
     Attributes:
-      peak_bytes: arguments, temporaries and what of the output does not take an argument's place.
+      peak_bytes: what is there at one time at the most, arguments included, as the compiler has it;
+        it refuses a program by this number, not by arguments and temporaries, which are more.
       parts: of the arguments, by name.
       replicated: share of the parameters' bytes that neither fsdp nor tensor splits.
       executed_flops, model_flops: of matrix products, as compiled and as the model needs them.
@@ -86,7 +93,7 @@ def measure(program: Program, mesh: Mesh, chip: Chip) -> Measured:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             compiled = program.function.lower(*program.args).compile()
     except JaxRuntimeError as error:
-        used = re.search(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm", str(error))
+        used = REFUSED.search(str(error))
         if used is None:
             raise
         peak, room = (float(used[i]) * UNITS[used[i + 1]] for i in (1, 3))
@@ -102,7 +109,8 @@ def measure(program: Program, mesh: Mesh, chip: Chip) -> Measured:
     took = time.monotonic() - begun
     m, cost = compiled.memory_analysis(), cost_of(compiled.as_text())
     extra = m.output_size_in_bytes - m.alias_size_in_bytes
-    peak = m.argument_size_in_bytes + m.temp_size_in_bytes + extra
+    most = m.argument_size_in_bytes + m.temp_size_in_bytes + extra
+    peak = m.peak_memory_in_bytes or most
     fits = peak <= chip.hbm_bytes
     return Measured(
         fits=fits,
@@ -165,7 +173,7 @@ def _bytes(tree) -> float:
     """Of one chip."""
     return float(
         sum(
-            math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+            math.prod(x.sharding.shard_shape(x.shape)) * _bits(x.dtype) / 8
             for x in jax.tree.leaves(tree)
         )
     )
@@ -175,5 +183,11 @@ def _replicated(tree) -> float:
     """Share of the bytes of arrays that neither fsdp nor tensor splits."""
     leaves = jax.tree.leaves(tree)
     whole = [x for x in leaves if math.prod(x.sharding.shard_shape(x.shape)) == x.size]
-    total = sum(x.size * x.dtype.itemsize for x in leaves)
-    return sum(x.size * x.dtype.itemsize for x in whole) / max(total, 1)
+    total = sum(x.size * _bits(x.dtype) for x in leaves)
+    return sum(x.size * _bits(x.dtype) for x in whole) / max(total, 1)
+
+
+def _bits(dtype) -> int:
+    """Of an element; those of 4 bits are stored two a byte."""
+    small = jnp.issubdtype(dtype, jnp.integer) and jnp.iinfo(dtype).bits
+    return small or 8 * dtype.itemsize

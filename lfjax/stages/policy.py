@@ -76,6 +76,30 @@ def make_policy(stage: Stage, config: ModelConfig, *, exact: bool) -> Policy:
     shared = lora is not None and same and not c.lora.adapter
     ref_config, reference = (config, None) if shared else load_reference(stage, config)
     frozen = {"base": model.frozen, "reference": reference}
+    outputs, measured = forwards(c, config, ref_config, lora, shared=shared, exact=exact)
+    mesh = stage.mesh
+    trained = tree_shardings(model.abstract, mesh)
+    held = jax.tree.map(lambda x: x.sharding, frozen)
+    measured = jit_measured(measured, trained, held, mesh)
+    whole = tree_shardings(abstract_params(config), mesh)
+    merged = jax.jit(partial(merge, config=lora), out_shardings=whole)
+    return Policy(
+        model,
+        frozen,
+        outputs,
+        measured,
+        lambda trained, frozen: trained if lora is None else merged(frozen["base"], trained),
+    )
+
+
+def forwards(c, config: ModelConfig, ref_config: ModelConfig, lora, *, shared: bool, exact: bool):
+    """`outputs` and `measured` of a `Policy`, the latter not compiled.
+
+    Args:
+      c: configuration of the stage.
+      shared: the reference is the base under the policy's adapters.
+      exact: with the exact KL.
+    """
     decoder = Decoder(config, c.dtype, c.remat, lora, c.attention)
     ref_decoder = Decoder(ref_config, c.dtype)
 
@@ -116,21 +140,15 @@ def make_policy(stage: Stage, config: ModelConfig, *, exact: bool) -> Policy:
             out["plain_logp"] = logprobs(policy, rows, config.final_softcap, 1.0)
         return out | ({"exact": divergence(policy, reference)} if exact else {})
 
-    mesh = stage.mesh
-    trained = tree_shardings(model.abstract, mesh)
-    held = jax.tree.map(lambda x: x.sharding, frozen)
-    whole = tree_shardings(abstract_params(config), mesh)
-    merged = jax.jit(partial(merge, config=lora), out_shardings=whole)
-    return Policy(
-        model,
-        frozen,
-        outputs,
-        jax.jit(
-            measured,
-            in_shardings=(trained, batch_shardings(Rows.empty(1, 1), mesh), held),
-            out_shardings=NamedSharding(mesh, P()),
-        ),
-        lambda trained, frozen: trained if lora is None else merged(frozen["base"], trained),
+    return outputs, measured
+
+
+def jit_measured(measured, trained, held, mesh):
+    """Compiled with explicit shardings: of what is trained, and of what is not."""
+    return jax.jit(
+        measured,
+        in_shardings=(trained, batch_shardings(Rows.empty(1, 1), mesh), held),
+        out_shardings=NamedSharding(mesh, P()),
     )
 
 

@@ -211,10 +211,7 @@ def load_scorer(
         )
     params = load_frozen(path, config, mesh, dtype)
     params = (params, put({"kernel": jnp.asarray(head["kernel"])}, mesh, P()))
-    run = score_fn(Decoder(config, dtype))
-
-    whole = NamedSharding(mesh, P())
-    compiled = jax.jit(lambda params, rows: run(*params, rows), out_shardings=whole)
+    compiled = jit_scores(config, dtype, mesh)
 
     def forward(params, rows):
         with jax.set_mesh(mesh):
@@ -224,6 +221,20 @@ def load_scorer(
     return Scorer(
         meaning["kind"], meaning, speaking(tokenizer, text), text, mesh, params, forward, where
     )
+
+
+def jit_scores(config: ModelConfig, dtype: str, mesh: Mesh):
+    """((parameters, head), rows) -> the score of every segment, compiled."""
+    run = score_fn(Decoder(config, dtype))
+    whole = NamedSharding(mesh, P())
+    return jax.jit(lambda params, rows: run(*params, rows), out_shardings=whole)
+
+
+def widest_rows(max_tokens: int, multiple: int) -> Rows:
+    """The rows of one forward pass over texts of so many tokens."""
+    t = max(SHORTEST, 1 << (max_tokens - 1).bit_length())
+    most = 1 << (max(BATCH_TOKENS // t, 1) - 1).bit_length()
+    return Rows.empty(-(-most // multiple) * multiple, t, 1)
 
 
 def same_tokens(a: Tokenizer, b: Tokenizer) -> bool:

@@ -89,3 +89,81 @@ def test_a_batched_product_as_a_convolution(batch):
     at = np.arange(batch)[:, None] * how["stride"] + np.arange(batch)
     inside = (at <= (batch - 1) * batch) & (at % batch == 0)
     assert found == inside.sum() == batch
+
+
+TWOS = """HloModule jit_step, entry_computation_layout={()->f32[]}
+
+%body (p: (f32[2,3], u32[])) -> (f32[2,3], u32[]) {
+  %p = (f32[2,3]{1,0}, u32[]) parameter(0)
+  %x = f32[2,3]{1,0} get-tuple-element(%p), index=0
+  %two = u32[]{:T(128)} constant(2), metadata={op_name="two"}
+  %at = u32[]{:T(128)} get-tuple-element(%p), index=1
+  %next = u32[]{:T(128)} add(%at, %two)
+  %dot.1 = f32[2,2]{1,0} dot(%x, %x), lhs_contracting_dims={1}, rhs_contracting_dims={1}
+  ROOT %t = (f32[2,3]{1,0}, u32[]) tuple(%x, %next)
+}
+
+%below (p.1: (f32[2,3], u32[])) -> pred[] {
+  %seven = u32[]{:T(128)} constant(7)
+  %p.1 = (f32[2,3]{1,0}, u32[]) parameter(0)
+  %at.1 = u32[]{:T(128)} get-tuple-element(%p.1), index=1
+  ROOT %lt = pred[]{:T(512)} compare(%at.1, %seven), direction=LT
+}
+
+ENTRY %main (arg: f32[2,3]) -> f32[] {
+  %arg = f32[2,3]{1,0} parameter(0)
+  ROOT %while.1 = (f32[2,3]{1,0}, u32[]) while(%tuple.0), condition=%below, body=%body
+}
+"""
+
+
+def test_a_loop_that_counts_by_twos():
+    cost = cost_of(TWOS)
+    assert cost.flops == 4 * 2 * 2 * 2 * 3 and cost.unknown_loops == 0  # 0, 2, 4, 6
+
+
+KERNEL = """HloModule jit_step, entry_computation_layout={()->f32[]}
+
+ENTRY %main (q: bf16[2,4,512,64]) -> bf16[2,4,512,64] {
+  %q = bf16[2,4,512,64]{3,2,1,0} parameter(0)
+  %other.1 = bf16[2,4,512,64]{3,2,1,0} custom-call(%q), custom_call_target="tpu_custom_call"
+  %ids.1 = s32[2,512,128]{2,1,0} constant({...})
+  ROOT %NAME.2 = (f32[2,512,128]{2,1,0}, bf16[2,1,512,64]{3,2,1,0}) custom-call(%q, %ids.1), x
+}
+"""
+
+
+@pytest.mark.parametrize(("name", "products"), {"fwd": 2, "dq": 3, "dkv": 4}.items())
+def test_attention_kernels(name, products):
+    """Each of their products multiplies and adds for half of all pairs of tokens."""
+    cost = cost_of(KERNEL.replace("NAME", f"splash_mha_{name}_segmented"))
+    assert cost.flops == products * 2 * (2 * 4 * 512 * 512 * 64) / 2
+
+
+STEPS = """HloModule jit_step, entry_computation_layout={()->f32[]}
+
+%begun (p.1: f32[8]) -> f32[32] {
+  %p.1 = f32[8]{0} parameter(0)
+  ROOT %all-gather.1 = f32[32]{0} all-gather(%p.1), channel_id=7, dimensions={0}
+}
+
+%async_collective_fusion.4 (p.2: f32[8]) -> f32[32] {
+  %p.2 = f32[8]{0} parameter(0)
+  %dot.1 = f32[] dot(%p.2, %p.2), lhs_contracting_dims={0}, rhs_contracting_dims={0}
+  ROOT %all-gather.2 = f32[32]{0} all-gather(%p.2), channel_id=7, dimensions={0}
+}
+
+ENTRY %main (q: f32[8]) -> f32[32] {
+  %q = f32[8]{0} parameter(0)
+  %async-collective-start = f32[32]{0} fusion(%q), kind=kCustom, calls=%begun
+  %fusion.2 = f32[32]{0} fusion(%q), kind=kCustom, calls=%async_collective_fusion.4
+  %async-collective-done = f32[32]{0} fusion(%fusion.2), kind=kCustom, calls=%begun
+  ROOT %all-gather.3 = f32[32]{0} all-gather(%q), channel_id=8, dimensions={0}
+}
+"""
+
+
+def test_a_collective_in_steps_counts_once():
+    cost = cost_of(STEPS)
+    assert cost.calls == {"all-gather": 2} and cost.sent["all-gather"] == 2 * 32 * 4
+    assert cost.flops == 2 * 8
