@@ -4,7 +4,8 @@
 
 Ten repetitions of the lab's PIT recipe, each with a garden, base, policy, improvers and rewards of
 its own. What the committed file of claims comes to is written to docs/claims/pit.json and pit.md.
-Stopped anywhere, the same command continues with the next cell.
+Some 7 minutes of one core's time each; stopped anywhere, the same command continues with the next
+cell. benchmarks/pit_claims.py draws the curves.
 
 claims    the above; with a number in its place, so many repetitions
 smoke     two repetitions with next to no data, for tests; it writes to its workdir alone
