@@ -297,7 +297,7 @@ def custom():
         scores=how
         | length
         | dict(batch_examples=32, row_tokens=5120, learning_rate=5e-5)
-        | dict(eval_epochs=0.25, best="heldout/error"),
+        | dict(eval_epochs=0.25, best="heldout/loss"),
         learning=how
         | dict(prompts=16, samples=4, max_new_tokens=256, max_tokens=1280, row_tokens=2560)
         | dict(learning_rate=1e-5, beta=0.05, total_steps=100, total_epochs=0.0, save_steps=10)
@@ -309,7 +309,7 @@ def custom():
 def stories260k():
     c = base(source="preference")
     how = dict(batch_examples=8, row_tokens=2048, max_tokens=512, total_epochs=0.0, total_steps=8)
-    scores = dict(eval_steps=4, best="heldout/error", learning_rate=1e-4)
+    scores = dict(eval_steps=4, best="heldout/loss", learning_rate=1e-4)
     return real(
         c,
         evaluated=4,
@@ -349,7 +349,7 @@ def pod(source: str, *, max_tokens: int, new_tokens: int, **options):
         scores=how
         | length
         | dict(batch_examples=64, row_tokens=4 * max_tokens, learning_rate=3e-4)
-        | dict(eval_epochs=0.1, best="heldout/error"),
+        | dict(eval_epochs=0.1, best="heldout/loss"),
         learning=how
         | dict(prompts=128, samples=4, max_new_tokens=new_tokens, max_reference_tokens=new_tokens)
         | dict(max_tokens=max_tokens, row_tokens=2 * max_tokens, mini_batches=1)
