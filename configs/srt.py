@@ -7,7 +7,7 @@ A model answers instructions, a critic says what is weak about each answer and i
 model learns to do all three. Then it criticises and refines its own answers to new instructions,
 and learns by DPO to prefer its refinements. A variant is named after the colon:
 
-lab           the ledger, a small world whose oracle is the critic: some 7 minutes on two CPU cores
+lab           the ledger, a small world whose oracle is the critic: minutes on two CPU cores
 lab_ablations, lab_scaling, lab_scores, lab_again, lab_smoke
               more of it: configs/srt_lab.py
 stories260k   a pretrained model of 260 K parameters goes on with stories; a rule is the critic.
