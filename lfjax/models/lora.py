@@ -87,7 +87,9 @@ def merge_by_layer(params: Any, lora: Any, config: LoraConfig) -> Any:
     return jax.tree_util.tree_map_with_path(one, params, is_leaf=is_quantised)
 
 
-def merged_kernel(kernel: Any, adapter: Any, config: LoraConfig) -> Float[Array, "..."]:
+def merged_kernel(
+    kernel: Any, adapter: Any, config: LoraConfig
+) -> Float[Array | np.ndarray, "..."]:
     """One parameter with its adapter, if that is not empty."""
     dtype = jnp.float32 if is_quantised(kernel) else kernel.dtype
     if not adapter:
