@@ -73,7 +73,7 @@ def make_blamer(folder: str, template: str, max_tokens: int):
             encoded.lengths,
             row_tokens=2 * length,
             seed=SEED,
-            batch_rows=BATCH_ROWS,
+            batch_rows=-(-BATCH_ROWS // mesh.size) * mesh.size,
             multiple=mesh.size,
         )
         logp = score_units(partial(logprobs, params), plan, units, mesh)

@@ -220,10 +220,10 @@ class Block(nn.Module):
         table = 0 if window is None else -1 * (window < EVERYTHING)
 
         def whole(y):  # before products over `tensor`: else kernels would be gathered for them
-            return constrain(y, self.rows, "seq", None)
+            return constrain(y, self.rows, "seq", None) if splits_rows(self.rows) else y
 
         def split(y):
-            return constrain(y, self.rows, STREAM, None)
+            return between(y, self.rows) if splits_rows(self.rows) else y
 
         y = whole(norm_of(c, "attn_norm")(x))
         y, kept = Attention(*rest, name="attn")(y, cos[table], sin[table], segment, window, attend)
@@ -231,7 +231,17 @@ class Block(nn.Module):
         x = x + (norm_of(c, "attn_post_norm")(y) if c.post_norms else y)
         y = split(MLP(*rest, name="mlp")(whole(norm_of(c, "mlp_norm")(x))))
         x = x + (norm_of(c, "mlp_post_norm")(y) if c.post_norms else y)
-        return split(x), kept
+        return between(x, self.rows), kept
+
+
+def splits_rows(rows: tuple[str, ...]) -> bool:
+    """Whether `fsdp` splits activations by rows, as in training; in decoding it splits sums."""
+    return "fsdp" in rows
+
+
+def between(x: Float[Array, "b t d"], rows: tuple[str, ...]) -> Float[Array, "b t d"]:
+    """An activation as it lies between the parts of a layer."""
+    return constrain(x, rows, STREAM if splits_rows(rows) else "seq", None)
 
 
 def embedded(
@@ -244,9 +254,9 @@ def embedded(
         head = Table(config.vocab_size, config.d_model, name="head")()
     # Where fsdp splits the rows of activations, each of its devices needs whole columns, and the
     # table is gathered over fsdp once; elsewhere only what was looked up is.
-    columns = None if "fsdp" in rows else "fsdp"
+    columns = None if splits_rows(rows) else "fsdp"
     x = jnp.take(constrain(embedding.astype(dtype), "tensor", columns), tokens, axis=0)
-    x = constrain(constrain(x, rows, "seq", columns), rows, STREAM, None)
+    x = between(constrain(x, rows, "seq", columns), rows)
     if config.scale_embedding:
         x *= jnp.asarray(config.d_model**0.5, dtype)  # rounded, as these models were trained
     return x, head
