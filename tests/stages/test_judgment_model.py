@@ -39,6 +39,7 @@ def test_judge_and_judged(stories, tmp_path):
         "stages.judge.optimizer.warmup_steps": 5,
         "stages.judge.total_epochs": 12.0,
         "stages.cut.total_epochs": 1.0,
+        "stages.cut.data.downsample": -1.0,  # a judge as small as this may find no fault
         "stages.answers.max_new_tokens": 12,
         "stages.judged.max_new_tokens": 24,
     }
