@@ -79,9 +79,12 @@ def _forward(q, k, v, segment, window, softcap, block):
         return None, (out, (top + jnp.log(norm))[..., 0])
 
     _, (out, lse) = blocks.scan(step, None)
+    out, lse = blocks.joined(out), blocks.joined(lse)
+    # The output needs the normaliser, whether or not a backward pass will: alone, its sums would be
+    # fused and rounded in another way, and a policy be off its reference before the first update.
+    out = jnp.where(jnp.isfinite(lse)[..., None], out, jnp.nan)
     # Both come from one loop: it would run again for one of them alone.
-    out = checkpoint_name(blocks.joined(out), CONTEXT)
-    lse = checkpoint_name(blocks.joined(lse), CONTEXT)
+    out, lse = checkpoint_name(out, CONTEXT), checkpoint_name(lse, CONTEXT)
     return out, (q, k, v, segment, window, out, lse)
 
 
