@@ -30,9 +30,9 @@ from lfjax.data.templates import template_text
 from lfjax.data.tokenize import load_tokenizer
 from lfjax.methods.cut import METHOD, OPTIONS
 from lfjax.models.config import ModelConfig, read_hf_config
-from lfjax.models.decoder import Decoder, abstract_params, logprob_fn
-from lfjax.models.hf import load_params
-from lfjax.sharding import make_mesh, tree_shardings
+from lfjax.models.decoder import Decoder, logprob_fn
+from lfjax.models.hf import load_frozen
+from lfjax.sharding import make_mesh
 from lfjax.stages.blame import (
     RULE,
     average_precision,
@@ -58,9 +58,8 @@ def make_blamer(folder: str, template: str, max_tokens: int):
     """records -> (scored tokens by record, what became of the records), with one model."""
     config = ModelConfig.from_hf(read_hf_config(folder), folder)
     tokenizer, template = load_tokenizer(folder), template_text(template, folder)
-    abstract = abstract_params(config)
     mesh = make_mesh({"data": jax.device_count()})
-    params = load_params(folder, config, abstract, tree_shardings(abstract, mesh))
+    params = load_frozen(folder, config, mesh, "float32")
     logprobs = jax.jit(logprob_fn(Decoder(config)))
     length = max_tokens or config.max_positions
 

@@ -8,14 +8,12 @@ Prints the numbers of each figure as well.
 
 import argparse
 import json
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("svg")
-import matplotlib.pyplot as plt
 import numpy as np
+from figures import save
 
 from lfjax.data.sources import load
 from lfjax.stages.blame import read_table
@@ -140,13 +138,8 @@ def main() -> None:
     parser.add_argument("workdir", type=Path)
     parser.add_argument("folder", type=Path, help="where the figures go")
     args = parser.parse_args()
-    args.folder.mkdir(parents=True, exist_ok=True)
-    plt.rcParams["svg.hashsalt"] = "lfjax"  # the same figure is the same file
     run = Run(args.workdir)
-    for draw in FIGURES:
-        figure, axis = plt.subplots(figsize=(5, 3), layout="constrained")
-        draw(run, axis)
-        figure.savefig(args.folder / f"cut_{draw.__name__}.svg", metadata={"Date": None})
+    save(args.folder, {f"cut_{draw.__name__}": partial(draw, run) for draw in FIGURES})
 
 
 if __name__ == "__main__":

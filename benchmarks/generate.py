@@ -22,9 +22,8 @@ from lfjax.generation.engine import Engine, make_engine
 from lfjax.generation.rules import GREEDY
 from lfjax.generation.scheduler import Request, generate
 from lfjax.models.config import ModelConfig, read_hf_config
-from lfjax.models.decoder import abstract_params
-from lfjax.models.hf import load_params
-from lfjax.sharding import make_mesh, tree_shardings
+from lfjax.models.hf import load_frozen
+from lfjax.sharding import make_mesh
 
 PROMPT, NEW = 5, 200  # tokens
 MIXED = (10, 240)  # tokens of the shortest and the longest answer, where they are ragged
@@ -68,8 +67,7 @@ def load(folder: str):
     from transformers import AutoModelForCausalLM
 
     config = ModelConfig.from_hf(read_hf_config(folder), folder)
-    abstract = abstract_params(config)
-    params = load_params(folder, config, abstract, tree_shardings(abstract, make_mesh({})))
+    params = load_frozen(folder, config, make_mesh({}), "float32")
     theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     return config, params, theirs
 

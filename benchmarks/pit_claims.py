@@ -9,13 +9,11 @@ Prints the numbers of each figure as well. Intervals of 95 % are over repetition
 import argparse
 import json
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("svg")
-import matplotlib.pyplot as plt
 import numpy as np
+from figures import save
 from scipy import stats
 
 STEPS = {f"by_hard_{k}": k for k in range(1, 6)}, {f"self_refined_{k}": k for k in range(1, 6)}
@@ -122,13 +120,8 @@ def main() -> None:
     parser.add_argument("workdir", type=Path)
     parser.add_argument("folder", type=Path, help="where the figures go")
     args = parser.parse_args()
-    args.folder.mkdir(parents=True, exist_ok=True)
-    plt.rcParams["svg.hashsalt"] = "lfjax"  # the same figure is the same file
     run = Run(args.workdir)
-    for draw in FIGURES:
-        figure, axis = plt.subplots(figsize=(5, 3), layout="constrained")
-        draw(run, axis)
-        figure.savefig(args.folder / f"pit_{draw.__name__}.svg", metadata={"Date": None})
+    save(args.folder, {f"pit_{draw.__name__}": partial(draw, run) for draw in FIGURES})
 
 
 if __name__ == "__main__":

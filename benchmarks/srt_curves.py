@@ -9,13 +9,11 @@ repetitions.
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("svg")
-import matplotlib.pyplot as plt
 import numpy as np
+from figures import save
 
 from lfjax.evaluation.bootstrap import interval
 
@@ -56,17 +54,19 @@ def slope(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
     return float(each.mean()), *interval([np.array([s]) for s in each])
 
 
-def draw(axis, cells: dict, curves: dict[str, dict[str, float]]) -> None:
-    for color, (label, systems) in enumerate(curves.items()):
+def draw(name: str, cells: dict, axis) -> None:
+    print(name)
+    label, curves = CURVES[name]
+    for color, (kind, systems) in enumerate(curves.items()):
         x = np.array(list(systems.values()), float)
         y = np.stack([values(cells, name) for name in systems])
         axis.plot(x, y, color=f"C{color}", linewidth=0.5, alpha=0.5)
-        axis.plot(x, y.mean(axis=1), color=f"C{color}", marker="o", label=label)
+        axis.plot(x, y.mean(axis=1), color=f"C{color}", marker="o", label=kind)
         told = ", ".join(f"{a:g} {b:.3f}" for a, b in zip(x, y.mean(axis=1)))
         mean, low, high = slope(x, y)
-        print(f"  {label}: {told}; slope {mean:+.4f} [{low:+.4f}, {high:+.4f}]")
+        print(f"  {kind}: {told}; slope {mean:+.4f} [{low:+.4f}, {high:+.4f}]")
     axis.axhline(values(cells, "base").mean(), color="grey", linestyle=":", label="base")
-    axis.set(ylabel="accounts right", ylim=(0, 1))
+    axis.set(xlabel=label, ylabel="accounts right", ylim=(0, 1))
     axis.legend()
 
 
@@ -76,13 +76,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="where the figures go")
     args = parser.parse_args()
     cells = json.loads(args.results.read_text())["cells"]["compared"]["test"]
-    plt.rcParams["svg.hashsalt"] = "lfjax"  # the same figure is the same file
-    for name, (label, curves) in CURVES.items():
-        print(name)
-        figure, axis = plt.subplots(figsize=(5, 3), layout="constrained")
-        draw(axis, cells, curves)
-        axis.set(xlabel=label)
-        figure.savefig(args.folder / f"srt_{name}.svg", metadata={"Date": None})
+    save(args.folder, {f"srt_{name}": partial(draw, name, cells) for name in CURVES})
 
 
 if __name__ == "__main__":

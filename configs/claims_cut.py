@@ -32,6 +32,7 @@ from lfjax.recipe import (
     filter_,
     gate,
     generate,
+    in_all,
     judge,
     of_stage,
     recipe,
@@ -140,9 +141,9 @@ def claimed(seeds=SEEDS, budgets=BUDGETS, sizes=SIZES, few=None, publish="docs/c
             own |= answered(c, systems, f"{world}/test", temperature, before, f"_{how}")
         stages |= {name: seeded(stage, k) for name, stage in own.items()}
     for how in DECODED:
-        sources = {name: tuple(f"s{k}_{name}_{how}" for k in range(seeds)) for name in systems}
+        sources = {name: in_all(f"{name}_{how}", seeds) for name in systems}
         stages[how] = evaluate("truth", systems=sources, data=c.data, on_missing="empty")
-    blames = tuple(f"s{k}_blame" for k in range(seeds))
+    blames = in_all("blame", seeds)
     stages["gate"] = gate(blames, PRECISION, at_least=0.8)
     stages["claims"] = claims(CLAIMS, evaluations=tuple(DECODED), gate="gate", publish=publish)
     return recipe(c, **stages)

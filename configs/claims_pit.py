@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from configs import pit
 from lfjax.errors import UserError, nearest
-from lfjax.recipe import claims, evaluate, gate, generate, of_stage, rank, recipe, renamed, seeded
+from lfjax.recipe import claims, evaluate, gate, generate, in_all, of_stage, rank, recipe, repeated
 
 CLAIMS = "docs/claims/pit.claims.json"
 SEEDS, FIRST = 10, 1  # the world of seed 0 was looked at while settings were found
@@ -38,18 +38,18 @@ def claimed(seeds: int = SEEDS, publish: str = "docs/claims/pit", one=pit.lab):
         own = with_best_of(c)
         for name in ("gate", "compare"):
             own.pop(name)
-        stages |= {name: seeded(stage, FIRST + k) for name, stage in renamed(own, f"s{k}_").items()}
+        stages |= repeated(own, k, FIRST + k)
     systems = dict(c.stages.compare.systems) | {f"best_of_{n}": {} for n in BEST_OF}
     paths = {name: own.get("path", name) for name, own in systems.items()}
     stages["compare"] = evaluate(
         "truth",
-        systems={name: tuple(f"s{k}_{p}" for k in range(seeds)) for name, p in paths.items()},
+        systems={name: in_all(p, seeds) for name, p in paths.items()},
         data=c.data,
         field="refinement",
         on_missing="empty",
     )
     own = c.stages.gate
-    shown = tuple(f"s{k}_{own.evaluation}" for k in range(seeds))
+    shown = in_all(own.evaluation, seeds)
     stages["gate"] = gate(shown, own.value, less=own.less, at_least=own.at_least)
     stages["claims"] = claims(CLAIMS, evaluations=("compare",), gate="gate", publish=publish)
     return recipe(c, **stages)

@@ -27,11 +27,11 @@ from lfjax.recipe import (
     filter_,
     gate,
     generate,
+    in_all,
     judge,
     of_stage,
     recipe,
-    renamed,
-    seeded,
+    repeated,
     train,
 )
 from lfjax.recipe.self_refining import first_and_refined, refined_answers
@@ -51,9 +51,9 @@ GRID = {  # method -> learning rates, and the values of one option of its own
     "stage2": ((1e-4, 3e-4), "beta", (0.01, 0.1)),
 }
 TUNED = {  # the best of the grid by refined accounts that are right
-    "stage1": dict(learning_rate=2e-3, total_epochs=5.0),
-    "no_feedback": dict(learning_rate=2e-3, total_epochs=5.0),
-    "refinements_only": dict(learning_rate=2e-3, total_epochs=5.0),
+    "stage1": dict(learning_rate=1e-3, total_epochs=5.0),
+    "no_feedback": dict(learning_rate=1e-3, total_epochs=5.0),
+    "refinements_only": dict(learning_rate=1e-3, total_epochs=5.0),
     "stage2": dict(learning_rate=1e-4, beta=0.01),
 }
 AGAINST_FIRST = ("base", "refinements_only", "stage1", "stage2", "stage2_first")
@@ -81,12 +81,11 @@ def claimed(
         c = one()
         own = {name: c.stages[name] for name in c.order} | best_of_n(c)
         compared, own_gate = own.pop("compared"), own.pop("gate")
-        stages |= {name: seeded(stage, FIRST + k) for name, stage in renamed(own, f"s{k}_").items()}
+        stages |= repeated(own, k, FIRST + k)
     systems = compared.systems.to_dict()
     systems |= {name: {"path": name} for name in ("voted", "plain_voted", "best_known")}
     of_all = {
-        name: {**system, "path": tuple(f"s{k}_{system['path']}" for k in range(seeds))}
-        for name, system in systems.items()
+        name: {**system, "path": in_all(system["path"], seeds)} for name, system in systems.items()
     }
     truth = dict(data=c.data, on_missing="empty")
     stages["compared"] = evaluate("truth", systems=of_all, **truth)
@@ -95,12 +94,9 @@ def claimed(
     stages["scored"] = evaluate(
         "score", systems=of_all, data=c.data, on_missing="count", rule=ORACLE
     )
-    rated = {
-        model: tuple(f"s{k}_agreement_{model}/records" for k in range(seeds))
-        for model in ("stage1", "stage2")
-    }
+    rated = {model: in_all(f"agreement_{model}/records", seeds) for model in ("stage1", "stage2")}
     stages["agreement"] = evaluate("feedback", systems=rated, data=c.data, on_missing="count")
-    shown = tuple(f"s{k}_{own_gate.evaluation}" for k in range(seeds))
+    shown = in_all(own_gate.evaluation, seeds)
     stages["gate"] = gate(shown, own_gate.value, less=own_gate.less, at_least=own_gate.at_least)
     evaluations = ("compared", "scored", "agreement")
     stages["claims"] = claims(CLAIMS, evaluations=evaluations, gate="gate", publish=publish)

@@ -60,10 +60,8 @@ def compiler_options(mesh: Mesh) -> Options | None:
 
 def known(options: Options, mesh: Mesh) -> Options:
     """Those that the compiler takes: it is asked with a program that does nothing."""
-    options, nothing = (
-        dict(options),
-        jax.ShapeDtypeStruct((), jnp.float32, sharding=NamedSharding(mesh, P())),
-    )
+    options = dict(options)
+    nothing = jax.ShapeDtypeStruct((), jnp.float32, sharding=NamedSharding(mesh, P()))
     while options:
         program = jax.jit(lambda x: x, compiler_options=options)
         try:

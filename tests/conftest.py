@@ -1,8 +1,10 @@
 """Shared by all tests: eight simulated devices, a persistent compilation cache, and real data where
 it is present."""
 
+import importlib.util
 import json
 import os
+import sys
 from pathlib import Path
 
 import jax
@@ -34,6 +36,19 @@ def stories() -> str:
 def iter1() -> str:
     """The CUT authors' judgments of their first iteration."""
     return str(shared("data/cut/iter1.json"))
+
+
+@pytest.fixture
+def tpu_compiler(monkeypatch):
+    """Programs that a test starts find the TPU's compiler, libtpu: that of this environment, or
+    what `make test` puts beside it. Nobody else does: with libtpu in sight, JAX looks for a TPU
+    wherever it starts. The test is skipped where there is none."""
+    beside = Path(sys.prefix) / "tpu"
+    if (beside / "libtpu").is_dir():
+        before = os.environ.get("PYTHONPATH", "")
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(beside), before))))
+    elif importlib.util.find_spec("libtpu") is None:
+        pytest.skip("the TPU compiler is not installed: pip install -e '.[tpu]'")
 
 
 def write_jsonl(path: Path, rows: list) -> str:

@@ -1,10 +1,7 @@
 """Options of the compiler: known ones are passed on, others left out."""
 
-import importlib.util
 import subprocess
 import sys
-
-import pytest
 
 from lfjax.compiling import OPTIONS, TPU, compiler_options, known
 from lfjax.sharding import make_mesh
@@ -42,11 +39,7 @@ def test_every_tpu_overlaps_collectives():
     assert len(tpus) == 5 and all(options.items() >= TPU.items() for options in tpus)
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None,
-    reason="the TPU compiler is not installed: pip install -e '.[tpu]'",
-)
-def test_the_tpu_compiler_knows_all():
+def test_the_tpu_compiler_knows_all(tpu_compiler):
     topologies = ["v5e:4x4", "v5p:2x2x2", "v6e:4x4"]
     run = subprocess.run([sys.executable, "-c", ASK, *topologies], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr

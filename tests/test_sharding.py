@@ -1,7 +1,6 @@
 """Mesh and rules: everything of a model is placed, nothing large is replicated, and misfits are
 named."""
 
-import importlib.util
 import re
 import subprocess
 import sys
@@ -106,11 +105,7 @@ def test_a_mesh_that_would_split_a_model_over_slices():
         _over_slices([1, 8, 1, 1], 2, SLICES)
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None,
-    reason="the TPU compiler is not installed: pip install -e '.[tpu]'",
-)
-def test_meshes_of_real_chips():
+def test_meshes_of_real_chips(tpu_compiler):
     """Two slices of v5e, and chips of which an axis has a part of a side: described by the compiler
     in a process of its own."""
     program = (

@@ -15,7 +15,8 @@ from lfjax.data.views import Role, View, judged, need_judgment, plain
 from lfjax.errors import UserError
 from lfjax.losses import Total, masked_mean
 from lfjax.losses.cut import blamed, misalign_loss
-from lfjax.methods.method import Means, Method
+from lfjax.methods.method import Method
+from lfjax.training.alarms import Means
 
 OPTIONS = {
     "mode": "code",  # code: (L1 + L2) / 2 for a flawed response, as released; paper: L1 + L2

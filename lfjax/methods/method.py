@@ -1,15 +1,14 @@
 """What a method is: the views it needs and a pure loss over token log-probabilities, or over
 scores of whole segments."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from lfjax.data.records import Record
 from lfjax.data.views import View
 from lfjax.errors import UserError, nearest
-
-Means = Mapping[str, float]
+from lfjax.training.alarms import Means
 
 
 @dataclass(frozen=True)

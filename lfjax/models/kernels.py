@@ -145,9 +145,9 @@ def by_kernel(
       windows: the model's, 0 where a layer has none; `window` is the one of this layer, which the
         kernel has to know when it is compiled.
     """
-    parts = 1 if mesh.empty else axis_size(mesh, BATCH)
-    heads = 1 if mesh.empty else axis_size(mesh, HEADS)
-    if len(q_btnh) % parts or k_btkh.shape[2] % heads:  # a few odd rows, as when a model is made
+    rows, heads = (1 if mesh.empty else axis_size(mesh, axes) for axes in (BATCH, HEADS))
+    # As when a model is made, of one row, or has fewer heads than the axis has devices.
+    if len(q_btnh) % rows or k_btkh.shape[2] % heads:
         return attention(
             q_btnh, k_btkh, v_btkh, segment_bt, window=window, scale=scale, softcap=softcap
         )
@@ -164,8 +164,8 @@ def by_kernel(
 
         if mesh.empty:
             return local
-        heads, rows = P(BATCH, None, HEADS, None), P(BATCH, None)
-        specs = dict(in_specs=(heads, heads, heads, rows), out_specs=heads)
+        of_heads = P(BATCH, None, HEADS, None)
+        specs = dict(in_specs=(*[of_heads] * 3, P(BATCH, None)), out_specs=of_heads)
         return jax.shard_map(local, mesh=mesh, check_vma=False, **specs)
 
     sizes = sorted(windows) or [0]

@@ -11,7 +11,7 @@ from lfjax.recipe.blocks import base, cached, of_stage, recipe, seeded, source_o
 from lfjax.recipe.collecting import filter_, generate, improve, judge, make
 from lfjax.recipe.comparing import claims, detect, evaluate, gaps, gate, rank, self_bias
 from lfjax.recipe.learning import rl, train
-from lfjax.recipe.renaming import renamed
+from lfjax.recipe.renaming import in_all, renamed, repeated
 
 __all__ = [
     "base",
@@ -24,12 +24,14 @@ __all__ = [
     "gate",
     "generate",
     "improve",
+    "in_all",
     "judge",
     "make",
     "of_stage",
     "rank",
     "recipe",
     "renamed",
+    "repeated",
     "rl",
     "seeded",
     "self_bias",

@@ -4,6 +4,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from lfjax.recipe.blocks import seeded
+
 # Settings that name a stage, and those that name several.
 REFERRING = ("path", "init", "kl_to", "model", "gap", "reward", "evaluation", "apart_from", "among")
 
@@ -19,3 +21,13 @@ def renamed(stages: dict[str, ConfigDict], prefix: str) -> dict[str, ConfigDict]
         return node
 
     return {f"{prefix}{name}": ConfigDict(walk(stage.to_dict())) for name, stage in stages.items()}
+
+
+def repeated(stages: dict[str, ConfigDict], k: int, seed: int) -> dict[str, ConfigDict]:
+    """The stages of repetition k, all of them with a seed of its own."""
+    return {name: seeded(stage, seed) for name, stage in renamed(stages, f"s{k}_").items()}
+
+
+def in_all(path: str, repetitions: int) -> tuple[str, ...]:
+    """What a stage or its output is called in each repetition."""
+    return tuple(f"s{k}_{path}" for k in range(repetitions))

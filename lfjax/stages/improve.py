@@ -9,9 +9,9 @@ from lfjax.data.mixture import data_inputs
 from lfjax.data.records import Record, to_jsonl
 from lfjax.errors import UserError, nearest
 from lfjax.judges.asking import Asker, Collected, Question
-from lfjax.stages import improving
 from lfjax.stages.answers import asker_inputs, collected, cost_of, open_asker, total_cost
 from lfjax.stages.artifacts import Result, Stage
+from lfjax.stages.improving import BY, begin, next_step
 from lfjax.training.logs import write_atomic
 
 
@@ -28,16 +28,14 @@ def improve(stage: Stage) -> Result:
     Raises: UserError for settings that make no sense, or where nothing is answered.
     """
     c = stage.config
-    if c.by not in improving.BY:
-        raise UserError(
-            f"by='{c.by}': expected {' or '.join(improving.BY)}. {nearest(c.by, improving.BY)}"
-        )
+    if c.by not in BY:
+        raise UserError(f"by='{c.by}': expected {' or '.join(BY)}. {nearest(c.by, BY)}")
     if c.steps < 1:
         raise UserError(f"steps={c.steps}: expected at least 1.")
-    records = improving.begin(drawn(stage), c.of)
+    records = begin(drawn(stage), c.of)
     asker = open_asker(stage, c.data.template)
     own = dict(feedback=c.feedback_question, rewrite=c.rewrite_question)
-    one_step = partial(improving.BY[c.by], **own) if c.by == "self_refine" else improving.BY[c.by]
+    one_step = partial(BY[c.by], **own) if c.by == "self_refine" else BY[c.by]
     stage.begin()
     ask = _ask(stage, asker)
     count, files, got = len(records), {}, []
@@ -47,7 +45,7 @@ def improve(stage: Stage) -> Result:
         name = "records" if step == c.steps else f"step{step}"
         write_atomic(stage.folder / f"{name}.jsonl", to_jsonl(made.records))
         files[name] = f"{name}.jsonl"
-        records = improving.next_step(made.records)
+        records = next_step(made.records)
     answers = [a for g in got for a in g.answers]
     headline = {
         "records": len(made.records),

@@ -224,6 +224,21 @@ def test_remat_policies(texts, params):
             assert difference(grads(remat), stored) < 1e-6, remat
 
 
+@pytest.mark.parametrize("remat", REMAT)
+def test_a_backward_pass_changes_no_bit(remat, texts, params):
+    """A policy equals its reference, which is scored without one, before the first update."""
+    rows = laid(texts, *LAYOUTS["packed"])
+    logprobs = logprob_fn(Decoder(CONFIG, remat=remat))
+
+    def total(params):
+        logp = logprobs(params, rows)
+        return logp.sum(), logp
+
+    alone = jax.jit(lambda p: logprobs(p, rows))(params)
+    _, trained = jax.jit(jax.grad(total, has_aux=True))(params)
+    np.testing.assert_array_equal(alone, trained)
+
+
 def test_bfloat16(texts, params):
     """Activations are bfloat16, log-probabilities float32 and close to those of float32."""
     rows = laid(texts, *LAYOUTS["packed"])

@@ -1,7 +1,6 @@
 """Attention by kernels, interpreted on the CPU: values and gradients are those of the plain way,
 packed or not, on a mesh too."""
 
-import importlib.util
 import subprocess
 import sys
 from functools import partial
@@ -173,12 +172,8 @@ print(compiled.as_text().count("tpu_custom_call"))
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None,
-    reason="the TPU compiler is not installed: pip install -e '.[tpu]'",
-)
 @pytest.mark.parametrize("topology", ["v5e:4x4", "v5p:2x2x2", "v6e:4x4"])
-def test_splash_compiles_for_tpus(topology):
+def test_splash_compiles_for_tpus(topology, tpu_compiler):
     """Forward and backward of layers with and without windows, with soft caps and grouped heads, on
     a mesh."""
     run = subprocess.run([sys.executable, "-c", COMPILE, topology], capture_output=True, text=True)

@@ -60,7 +60,7 @@ def test_no_compiler(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_train_step(tiny, compiler):
+def test_a_train_step(tiny, tpu_compiler):
     """Memory and FLOPs of a small step against what its shapes say."""
     args = ("--config=configs/sft.py:llama2_13b", f"--config.model.path={tiny}")
     sizes = [f"--config.stages.sft.{name}_tokens=64" for name in ("row", "max")]
@@ -79,7 +79,7 @@ def test_a_train_step(tiny, compiler):
     assert step["collectives"]["all-gather"]["calls"] >= 4  # weights, in every layer
 
 
-def test_topology_that_is_not_made(compiler):
+def test_topology_that_is_not_made(tpu_compiler):
     found = plan("--config=configs/sft.py:llama2_7b", "--topology=v5e:3x5")
     assert found.returncode == 2 and "v5e:3x5" in found.stderr + found.stdout
     assert "Traceback" not in found.stderr

@@ -16,7 +16,7 @@ def test_the_table_is_what_was_found():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ("sft_7b", "cut_13b_adapters"))
-def test_rows_are_true(name, compiler):
+def test_rows_are_true(name, tpu_compiler):
     """The table is of this code: memory and FLOPs of programs that are compiled now."""
     before = json.loads(FOUND.read_text())[name]["programs"]
     after = compiled(name)["programs"]
