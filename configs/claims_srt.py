@@ -56,6 +56,7 @@ TUNED = {  # the best of the grid by refined accounts that are right
     "refinements_only": dict(learning_rate=1e-3, total_epochs=5.0),
     "stage2": dict(learning_rate=1e-4, beta=0.01),
 }
+PLAIN, REFINING = ("base", "refinements_only"), ("stage1", "stage2")
 AGAINST_FIRST = ("base", "refinements_only", "stage1", "stage2", "stage2_first")
 
 
@@ -79,14 +80,12 @@ def claimed(
     stages: dict[str, ConfigDict] = {}
     for k in range(seeds):
         c = one()
-        own = {name: c.stages[name] for name in c.order} | best_of_n(c)
+        own = {name: c.stages[name] for name in c.order} | best_of_n(c) | sampled(c)
         compared, own_gate = own.pop("compared"), own.pop("gate")
         stages |= repeated(own, k, FIRST + k)
     systems = compared.systems.to_dict()
     systems |= {name: {"path": name} for name in ("voted", "plain_voted", "best_known")}
-    of_all = {
-        name: {**system, "path": in_all(system["path"], seeds)} for name, system in systems.items()
-    }
+    of_all = in_all_of(systems, seeds)
     truth = dict(data=c.data, on_missing="empty")
     stages["compared"] = evaluate("truth", systems=of_all, **truth)
     some = {name: of_all[name] for name in (*AGAINST_FIRST, "stage1_first")}
@@ -94,13 +93,30 @@ def claimed(
     stages["scored"] = evaluate(
         "score", systems=of_all, data=c.data, on_missing="count", rule=ORACLE
     )
+    systems = first_and_refined(*REFINING, of="sampled", **{m: f"{m}_sampled" for m in PLAIN})
+    stages["sampled"] = evaluate("truth", systems=in_all_of(systems, seeds), **truth)
     rated = {model: in_all(f"agreement_{model}/records", seeds) for model in ("stage1", "stage2")}
     stages["agreement"] = evaluate("feedback", systems=rated, data=c.data, on_missing="count")
     shown = in_all(own_gate.evaluation, seeds)
     stages["gate"] = gate(shown, own_gate.value, less=own_gate.less, at_least=own_gate.at_least)
-    evaluations = ("compared", "scored", "agreement")
+    evaluations = ("compared", "sampled", "scored", "agreement")
     stages["claims"] = claims(CLAIMS, evaluations=evaluations, gate="gate", publish=publish)
     return recipe(c, **stages)
+
+
+def in_all_of(systems: dict[str, Any], seeds: int) -> dict[str, dict[str, Any]]:
+    """The systems of one repetition in each of them."""
+    settings = {n: s if isinstance(s, dict) else dict(path=s) for n, s in systems.items()}
+    return {name: {**s, "path": in_all(s["path"], seeds)} for name, s in settings.items()}
+
+
+def sampled(c: ConfigDict) -> dict[str, ConfigDict]:
+    """Answers, feedback and refinements drawn at temperature 1: greedy answers hide noise."""
+    tests = of_stage(c.data, "world/test")
+    drawn = dict(data=tests, temperature=1.0)
+    stages = {f"{m}_sampled": generate(init=m, **drawn, **srt_lab.SHORT) for m in PLAIN}
+    own = dict(asks="self_refine", **drawn, **srt_lab.BOTH)
+    return stages | {f"{m}_sampled": generate(init=m, **own) for m in REFINING}
 
 
 def best_of_n(c: ConfigDict) -> dict[str, ConfigDict]:

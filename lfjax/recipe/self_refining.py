@@ -77,12 +77,13 @@ def refined_answers(
     return {f"{m}_answers": generate(data=tests, init=m, **how) for m in models}
 
 
-def first_and_refined(*models: str, **more: Any) -> dict[str, Any]:
-    """First and refined answers of models as systems of an evaluation, after some others."""
+def first_and_refined(*models: str, of: str = "answers", **more: Any) -> dict[str, Any]:
+    """First and refined answers of models (their stages `MODEL_of`) as systems of an evaluation,
+    after some others."""
     out = dict(more)
     for m in models:
-        out[f"{m}_first"] = dict(path=f"{m}_answers", field="response")
-        out[m] = dict(path=f"{m}_answers", field="refinement")
+        out[f"{m}_first"] = dict(path=f"{m}_{of}", field="response")
+        out[m] = dict(path=f"{m}_{of}", field="refinement")
     return out
 
 
