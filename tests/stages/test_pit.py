@@ -6,7 +6,6 @@ import json
 import pytest
 
 from lfjax.errors import UserError
-from lfjax.evaluation.claims import read_claims
 from lfjax.stages.run import STAGES
 from tests.conftest import ROOT
 from tests.stages.conftest import run_main
@@ -51,25 +50,6 @@ def test_variants_say_the_papers_program(variant):
             read = STAGES[kind][1](stages[name]).values()
             earlier = {source.partition("/")[0] for source in read}
             assert earlier <= set(order[: order.index(name)])
-
-
-def test_claims_are_of_what_is_compared():
-    """Also those that weigh several systems against each other."""
-    from configs.claims_pit import get_config
-
-    c = get_config("claims")
-    found = read_claims(json.loads((ROOT / c.stages.claims.path).read_text()), "pit.claims.json")
-    systems = c.stages.compare.systems
-    assert set().union(*(claim.weights for claim in found)) <= set(systems)
-    assert {claim.evaluation for claim in found} == {"compare"}
-    known = {*c.order, *(f"s{k}_{name}" for k in range(10) for name in config("lab").order)}
-    for paths in (system.path for system in systems.values()):
-        assert len(paths) == 10 and {path.partition("/")[0] for path in paths} <= known
-    for name in c.order:  # a repetition reads nothing of another
-        if name.startswith("s3_"):
-            kind = c.stages[name].kind
-            read = STAGES[kind][1](c.stages[name]).values()
-            assert all(path.startswith("s3_") for path in read)
 
 
 def test_unknown_variant():
