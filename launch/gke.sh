@@ -15,7 +15,7 @@
 # --dry-run   print the commands, and run none
 #
 # Needs: docker, kubectl and xpk, signed in; a --workdir and data on storage that the cluster mounts into
-# every workload (xpk storage). TPUs are named as v6e-16, GPU hosts as h200-141gb-8.
+# every workload (xpk storage). TPUs are named as v6e-16 or v5e-16, GPU hosts as h200-141gb-8.
 set -euo pipefail
 
 # shellcheck source=launch/common.sh
@@ -49,6 +49,7 @@ esac
 [[ -n ${IMAGE:-} ]] || fail "set IMAGE to where the image is pushed, such as REGISTRY/lfjax."
 type=${1:-}
 (($#)) && shift
+[[ $type == v5e-* ]] && type=v5litepod-${type#v5e-} # xpk's name for them
 case $type in
   v[4-9]*-*) extra=tpu device=(--tpu-type="$type" --num-slices="${SLICES:-1}") ;;
   *gb-*) extra=cuda12 device=(--device-type="$type" --num-nodes="${SLICES:-1}") ;;

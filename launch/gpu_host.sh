@@ -27,11 +27,10 @@ shift || true
 
 case $what in
   run)
-    say rsync -a --delete --exclude .git --exclude .venv --exclude runs ./ "$host:lfjax/"
+    say rsync -a --delete "${stays[@]}" ./ "$host:lfjax/"
     # uv brings a Python that is new enough
     say ssh "$host" "nvidia-smi -L && python3 -m pip install --quiet --user uv && cd lfjax && ~/.local/bin/uv venv --quiet --allow-existing --python 3.12 ~/env && VIRTUAL_ENV=~/env ~/.local/bin/uv pip install --quiet -e '.[${EXTRA:-cuda12}]'"
-    # the lock keeps a second start out while the first goes on
-    say ssh "$host" "cd lfjax && nohup flock --nonblock ~/lfjax.lock ~/env/bin/python -u -m lfjax.main $(printf '%q ' "$@")> ~/lfjax.log 2>&1 < /dev/null & echo started; sleep 5; tail -n 5 ~/lfjax.log"
+    say ssh "$host" "cd lfjax && $locked && { nohup ~/env/bin/python -u -m lfjax.main $(printf '%q ' "$@")> ~/lfjax.log 2>&1 < /dev/null & echo started; sleep 5; tail -n 5 ~/lfjax.log; }"
     ;;
   logs) say ssh -t "$host" 'tail -n 100 -f lfjax.log' ;;
   stop) say ssh "$host" 'pkill -TERM -f lfjax[.]main' ;;

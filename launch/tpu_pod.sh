@@ -7,7 +7,8 @@
 # `run` asks for the TPUs, waits for them, copies this checkout to every host, installs it, and starts
 # `python -m lfjax.main FLAGS…` on all; it returns when that ends. Called again it does what is left.
 # With SPOT=1, TPUs that vanish are asked for again, and the same command goes on from the last
-# checkpoint. `logs` follows process 0; `stop` has all save and stop; `delete` gives the TPUs back.
+# checkpoint; when it ends badly, ten looks (5 minutes) tell whether they vanish. `logs` follows
+# process 0; `stop` has all save and stop; `delete` gives the TPUs back.
 # Of several slices, --config.mesh.data=SLICES among the FLAGS has each hold the whole model.
 #
 #   NAME     of the resource (lfjax)        SLICES   slices of a multislice run (1)
@@ -57,9 +58,6 @@ everywhere() { # a shell command on all hosts of all slices, at once; its worst 
   for pid in "${pids[@]}"; do wait "$pid" || status=$?; done
   return "$status"
 }
-state() {
-  "${resource[@]}" describe "$name" "${where[@]}" --format='value(state.state)' 2>/dev/null || echo NONE
-}
 
 case $what in
   logs)
@@ -86,45 +84,85 @@ case $type in
   v6e-*) image=v2-alpha-tpuv6e ;;
   *) fail "unknown TPU '$type'; expected v4-N, v5e-N, v5p-N or v6e-N." ;;
 esac
-create=(create "$name" "${where[@]}" --accelerator-type="$type" --runtime-version="$image")
+create=("${resource[@]}" create "$name" "${where[@]}" --accelerator-type="$type" --runtime-version="$image")
 if ((slices > 1)); then
   create+=(--node-count="$slices" --node-prefix="$name")
 else
   create+=(--node-id="$name")
 fi
 [[ -n ${SPOT:-} ]] && create+=(--spot)
+temp=/tmp/lfjax
+if [[ -z $dry ]]; then
+  temp=$(mktemp -d)
+  trap 'rm -rf "$temp"' EXIT
+fi
+setup='mkdir -p lfjax && tar -xzf lfjax.tgz -C lfjax && cd lfjax && python3 -m pip install --quiet --user uv'
 # The images' own Python is older than lfjax wants.
-setup='python3 -m pip install --quiet --user uv && cd lfjax && ~/.local/bin/uv venv --quiet --allow-existing --python 3.12 ~/env && VIRTUAL_ENV=~/env ~/.local/bin/uv pip install --quiet -e .[tpu]'
-# The lock keeps a second start out while the first, whose connection was lost, goes on.
-main="cd lfjax && flock --nonblock --conflict-exit-code 2 ~/lfjax.lock ~/env/bin/python -u -m lfjax.main $(printf '%q ' "$@")> ~/lfjax.log 2>&1"
+setup+=' && ~/.local/bin/uv venv --quiet --allow-existing --python 3.12 ~/env && VIRTUAL_ENV=~/env ~/.local/bin/uv pip install --quiet -e .[tpu]'
+# Python in place of the shell, which `stop` would end too.
+main="cd lfjax && $locked && exec ~/env/bin/python -u -m lfjax.main $(printf '%q ' "$@")> ~/lfjax.log 2>&1"
 
+state() { # of the TPUs; NONE where none were asked for, nothing where gcloud cannot say
+  if "${resource[@]}" describe "$name" "${where[@]}" --format='value(state.state)' 2>"$temp/errors"; then
+    return
+  elif grep -q NOT_FOUND "$temp/errors"; then
+    echo NONE
+  else
+    cat "$temp/errors" >&2
+  fi
+}
+tries=5 # a mistake shows in the first commands; what fails later is likelier to pass
 wait_for_tpus() {
   while true; do
+    local ok=1
     case $(state) in
-      ACTIVE) return ;;
-      NONE) say "${resource[@]}" "${create[@]}" ;;
-      FAILED | SUSPENDED | SUSPENDING) say "${delete[@]}" ;;
+      ACTIVE) break ;;
+      NONE) "${create[@]}" || ok= ;;
+      FAILED | SUSPENDED | SUSPENDING) "${delete[@]}" || ok= ;;
+      '') ok= ;;
+    esac
+    if [[ -n $ok ]]; then
+      tries=20
+    elif ! ((--tries)); then
+      echo "launch/tpu_pod.sh: gcloud failed again and again; the same command goes on from here." >&2
+      exit 1
+    fi
+    sleep "$poll"
+  done
+  tries=20
+}
+vanished() { # whether the TPUs were taken away, which may show minutes after what ran on them ended
+  local looks=10
+  ((status == 2)) && looks=1 # a mistake, or one that waited long for the others
+  while true; do
+    case $(state) in
+      ACTIVE | '') ((--looks)) || return 1 ;;
+      NONE | DELETING) return 1 ;; # given back, by `delete`
+      *) return 0 ;;
     esac
     sleep "$poll"
   done
 }
-if [[ -n $dry ]]; then
-  say "${resource[@]}" "${create[@]}"
-fi
+
+[[ -z $dry ]] || say "${create[@]}"
+# Packed once: TPUs that are asked for again get the same code.
+say tar -czf "$temp/lfjax.tgz" "${stays[@]}" .
 while true; do
   [[ -n $dry ]] || wait_for_tpus
   status=0
   for node in "${nodes[@]}"; do
-    say gcloud compute tpus tpu-vm scp --recurse . "$node:~/lfjax" "${where[@]}" --worker=all || status=$?
+    say gcloud compute tpus tpu-vm scp "$temp/lfjax.tgz" "$node:lfjax.tgz" "${where[@]}" --worker=all || status=$?
   done
   if ((status == 0)); then everywhere "$setup" || status=$?; fi
   if ((status == 0)); then everywhere "$main" || status=$?; fi
-  # Status 2 is a mistake that another start would make again.
   if [[ -n $dry && -n ${SPOT:-} ]]; then
-    echo "# where they vanish, and then all of the above again:"
+    echo "# where they vanish, and then all of the above but tar again:"
     say "${delete[@]}"
   fi
-  if ((status == 0 || status == 2)) || [[ -n $dry || -z ${SPOT:-} || $(state) == ACTIVE ]]; then
-    exit "$status"
-  fi
+  if [[ -n $dry ]] || ((status == 0)); then exit; fi
+  echo "launch/tpu_pod.sh: ended with status $status" >&2
+  [[ -n ${SPOT:-} ]] && vanished && continue
+  # What went wrong is in the log.
+  gcloud compute tpus tpu-vm ssh "${nodes[0]}" "${where[@]}" --worker=0 --command='tail -n 20 lfjax.log' >&2 || true
+  exit "$status"
 done

@@ -95,6 +95,12 @@ def read_responses(path: str) -> list:
         records = load(path, "records").records
     else:
         records = [_record(row, where, number) for number, (where, row) in enumerate(rows)]
+    twice = [name for name, count in Counter(r.id for r in records).items() if count > 1]
+    if twice:
+        raise UserError(
+            f"{path}: {len(twice)} ids are there more than once, such as '{twice[0]}'; the improved "
+            "responses could not be told apart. Give each row an id of its own, or none."
+        )
     lacking = [r.id for r in records if not r.response]
     if lacking or not records:
         whose = f"record '{lacking[0]}', one of {len(lacking)}, has" if lacking else "it has"
@@ -135,7 +141,8 @@ def open_asker(path: str, mesh):
 
 
 def open_gap(path: str, mesh, policy: str):
-    """Improved records -> centred gaps. Raises: UserError for a model that scores single texts."""
+    """Improved records -> centred gaps, NaN where texts are too long for it. Raises: UserError for
+    a model that scores single texts."""
     from lfjax.stages.scoring import load_scorer
 
     scorer = load_scorer(path, mesh, policy=policy, dtype=DTYPE.value)
@@ -143,7 +150,7 @@ def open_gap(path: str, mesh, policy: str):
         raise UserError(
             f"{path}: scores responses one by one; --reward needs a model of the method gap."
         )
-    return scorer
+    return scorer.where_it_fits
 
 
 def lines_of(history, color: bool) -> list[str]:

@@ -61,6 +61,19 @@ def test_when_improvement_stops():
     assert found["2"].gaps == [1.0, -0.1]
 
 
+def test_what_a_gap_reward_cannot_read_is_kept_as_it_was():
+    gaps = {("one", "two"): 1.0, ("two", "three"): float("nan")}
+    found = until([record(0, "one")], {"0": ["two", "three"]}, gaps)["0"]
+    assert (found.stopped, found.versions) == ("too long to compare", ["one", "two"])
+    assert found.gaps == [1.0]
+
+
+def test_ids_that_are_there_twice(tmp_path):
+    rows = [{"id": "a", "prompt": "x", "response": text} for text in ("y", "z")]
+    with pytest.raises(UserError, match="1 ids are there more than once, such as 'a'"):
+        read_responses(write_jsonl(tmp_path / "twice.jsonl", rows))
+
+
 def test_what_is_written():
     found = until(
         [record(0, "one"), record(1, "one")], {"0": ["two", "three"], "1": ["one"]}, steps=2

@@ -4,7 +4,7 @@ rows of any step."""
 import hashlib
 import random
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -58,7 +58,8 @@ class Batches:
 
 
 def load_records(data, paths: Mapping[str, str], seed: int) -> tuple[Loaded, list[Record]]:
-    """The records of a data block, those kept out apart. The same seed keeps out the same ones.
+    """The records of a data block, those kept out apart: `heldout_examples` of them, and all others
+    with the same prompts. The same seed keeps out the same ones.
 
     Args:
       paths: where what the block reads was found, by role (`mixture.data_inputs`).
@@ -84,10 +85,27 @@ def load_records(data, paths: Mapping[str, str], seed: int) -> tuple[Loaded, lis
             f"data.heldout_examples={count}: {paths.get('data', 'the mixture')} has "
             f"{len(loaded.records)} records to train on."
         )
-    out = set(random.Random(seed).sample(range(len(loaded.records)), count))
+    out = _kept_out(loaded.records, count, seed)
+    if out and len(out) == len(loaded.records):
+        raise UserError(
+            f"data.heldout_examples={count}: the records kept out have the prompts of all others, so "
+            "that none is left to train on."
+        )
     heldout = [r for i, r in enumerate(loaded.records) if i in out]
     loaded.records = [r for i, r in enumerate(loaded.records) if i not in out]
     return loaded, heldout
+
+
+def _kept_out(records: list[Record], count: int, seed: int) -> set[int]:
+    """Indices of at least so many records; no prompt is on both sides."""
+    with_prompt = defaultdict(list)
+    for i, record in enumerate(records):
+        with_prompt[record.prompt].append(i)
+    out: set[int] = set()
+    for i in random.Random(seed).sample(range(len(records)), count):
+        if len(out) < count:
+            out |= set(with_prompt[records[i].prompt])
+    return out
 
 
 def encode(config, records: list[Record], views, tokenizer, template: str) -> Encoded:

@@ -102,7 +102,7 @@ class Engine:
     """A model ready to generate.
 
     Attributes:
-      slots: requests that are decoded at once.
+      slots: requests that are decoded at once; a multiple of the mesh's data × fsdp.
       cache_buckets: numbers of tokens, prompt and response, that a cache may hold; ascending.
       prompt_buckets: numbers of tokens that prompts are padded to; ascending.
       place: (parameters of `Decoder`, wherever they are) -> parameters of the engine: a copy in the
@@ -144,6 +144,12 @@ def powers_of_two(first: int, last: int) -> tuple[int, ...]:
     return (*(first << i for i in range(32) if first << i < last), last)
 
 
+def whole_slots(slots: int, mesh: Mesh) -> int:
+    """The next multiple of the mesh's data × fsdp, so that every part has as many."""
+    shards = axis_size(mesh, BATCH)
+    return -(-slots // shards) * shards
+
+
 def make_engine(
     config: ModelConfig,
     mesh: Mesh,
@@ -157,7 +163,8 @@ def make_engine(
     """Compile nothing yet: each function is compiled for a bucket when it is first needed.
 
     Args:
-      slots: requests that are decoded at once; a multiple of the mesh's data × fsdp.
+      slots: requests that are decoded at once, rounded up as `whole_slots` does; no request's
+        numbers depend on it.
       max_tokens: of prompt and response together.
       dtype: of weights, cache and activations.
       cache_buckets: lengths of caches; `max_tokens` alone unless given. Attention reads no more of
@@ -165,13 +172,11 @@ def make_engine(
         buckets are served one bucket after the other.
       prompt_buckets: lengths that prompts are padded to; powers of two unless given.
 
-    Raises: UserError where mesh, slots and model do not go together.
+    Raises: UserError where mesh and model do not go together, and without a slot.
     """
-    shards, tensor = axis_size(mesh, BATCH), axis_size(mesh, "tensor")
-    if slots < 1 or slots % shards:
-        raise UserError(
-            f"generation: slots={slots}; expected a multiple of {shards}, the mesh's data × fsdp."
-        )
+    if slots < 1:
+        raise UserError(f"generation: slots={slots}; expected at least 1.")
+    slots, tensor = whole_slots(slots, mesh), axis_size(mesh, "tensor")
     if config.n_kv_heads % tensor:
         raise UserError(
             f"mesh.tensor={tensor} does not divide the model's {config.n_kv_heads} key/value heads."

@@ -1,7 +1,7 @@
 """TPU chips, and topologies of them that the compiler knows without any being there.
 
 Peak bfloat16 FLOPs, HBM bandwidth and the bandwidth of all links between chips are those of Google
-Cloud's pages on TPU v5e, v5p and v6e; what the compiler leaves of the HBM is what it says
+Cloud's pages on TPU v4, v5e, v5p and v6e; what the compiler leaves of the HBM is what it says
 itself.
 
 For GPUs there is no compiler here: their programs are compiled for as many chips of a TPU, and what
@@ -51,6 +51,7 @@ def _gpu(flops: float, gigabytes: float, hbm_rate: float, link_rate: float) -> C
 
 
 CHIPS = {
+    "v4": Chip(275e12, 30.75 * GIB, 1.228e12, 300e9),
     "v5e": Chip(197e12, 15.75 * GIB, 0.819e12, 200e9),
     "v5p": Chip(459e12, 95.74 * GIB, 2.765e12, 600e9),
     "v6e": Chip(918e12, 31.25 * GIB, 1.640e12, 448e9),
@@ -64,11 +65,12 @@ CHIPS = {
 STAND_INS = {4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4x4", 128: "4x4x8"}
 
 
-def find_topology(name: str):
+def find_topology(name: str, slices: int = 1):
     """(what a chip can do, devices that programs can be compiled for).
 
     Args:
       name: chip:AxB or chip:AxBxC, such as v5p:4x4x8; of GPUs their number, such as h100:8.
+      slices: how many such, joined by the data centre's network.
 
     Raises: UserError where there is no such topology, or no compiler for it.
     """
@@ -77,6 +79,8 @@ def find_topology(name: str):
         raise UserError(f"--topology: unknown chip '{kind}'. {nearest(kind, CHIPS)}")
     chip, count = CHIPS[kind], None
     if chip.stands_in:
+        if slices > 1:
+            raise UserError(f"--slices={slices}: slices are of TPUs; give the number of all GPUs.")
         if not re.fullmatch(r"[1-9]\d*", shape) or int(shape) > max(STAND_INS):
             raise UserError(
                 f"--topology={name}: expected the number of GPUs after the colon, at most "
@@ -100,11 +104,15 @@ def find_topology(name: str):
     from jax.errors import JaxRuntimeError
     from jax.experimental.topologies import get_topology_desc
 
+    how = {"num_slices": slices} if slices > 1 else {}
+    if kind == "v4":  # its two cores as one device, as in use
+        how["chip_config_name"] = "megacore"
     try:
-        devices = get_topology_desc(platform="tpu", topology_name=name).devices
+        devices = get_topology_desc(platform="tpu", topology_name=name, **how).devices
     except (JaxRuntimeError, ValueError, RuntimeError) as error:
         raise UserError(
             f"--topology={name}: the compiler knows no such one ({str(error).splitlines()[0]}). "
-            "v5p has three sides, v5e and v6e two; sides are multiples of a host's (2x2x1, 2x2)."
+            "v4 and v5p have three sides, v5e and v6e two; sides are multiples of a host's (2x2x1, "
+            "2x2)."
         ) from None
     return chip, devices[:count]

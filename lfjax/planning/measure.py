@@ -10,11 +10,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.errors import JaxRuntimeError
-from jax.sharding import Mesh
 
 from lfjax.planning.chips import GIB, Chip
 from lfjax.planning.hlo import Cost, cost_of
-from lfjax.planning.programs import Program
+from lfjax.planning.program import Program
 
 # What the compiler says where a program does not fit: before it has placed its arrays, and after.
 REFUSED = re.compile(
@@ -32,7 +31,9 @@ class Measured:
       peak_bytes: what is there at one time at the most, arguments included, as the compiler has it;
         it refuses a program by this number, not by arguments and temporaries, which are more.
       parts: of the arguments, by name.
-      replicated: share of the parameters' bytes that neither fsdp nor tensor splits.
+      resident: what else is there meanwhile, by name: not in the peak.
+      replicated: share of the parameters' bytes that neither fsdp nor tensor splits; None on one
+        chip.
       executed_flops, model_flops: of matrix products, as compiled and as the model needs them.
       unknown_loops: of which nothing says how often they run: counted once.
       seconds: of a call, at the least, by what limits it.
@@ -48,7 +49,8 @@ class Measured:
     argument_bytes: float = 0.0
     temporary_bytes: float = 0.0
     parts: dict[str, float] | None = None
-    replicated: float = 0.0
+    resident: dict[str, float] | None = None
+    replicated: float | None = None
     executed_flops: float = 0.0
     model_flops: float = 0.0
     collectives: dict[str, dict[str, float]] | None = None
@@ -59,15 +61,20 @@ class Measured:
     help: tuple[str, ...] = ()
 
     @property
+    def needed_bytes(self) -> float:
+        """The peak, and what is resident besides."""
+        return self.peak_bytes + sum((self.resident or {}).values())
+
+    @property
     def step_seconds(self) -> float:
         """At the least: as if computing, memory and links worked side by side."""
         return max(self.seconds.values(), default=0.0) if self.seconds else 0.0
 
     def to_json(self, chip: Chip) -> dict[str, Any]:
         """All of it, with the estimates that follow."""
-        more = {}
+        more = {"needed_bytes": self.needed_bytes}
         if self.step_seconds:
-            more = {
+            more |= {
                 "step_seconds": self.step_seconds,
                 "mfu": self.model_flops / (chip.flops * self.step_seconds),
                 "tokens_per_second": self.tokens / self.step_seconds,
@@ -75,9 +82,10 @@ class Measured:
         return asdict(self) | more
 
 
-def measure(program: Program, mesh: Mesh, chip: Chip) -> Measured:
+def measure(program: Program, chip: Chip) -> Measured:
     """Compile it and read the result. `tokens` and FLOPs are divided by the number of chips."""
-    begun, chips = time.monotonic(), mesh.size
+    begun, mesh = time.monotonic(), program.mesh
+    chips = mesh.size
     parts = {name: _bytes(tree) for name, tree in program.parts.items() if tree is not None}
     weights = {n: t for n, t in program.parts.items() if "parameters" in n and t is not None}
     known = dict(
@@ -85,7 +93,8 @@ def measure(program: Program, mesh: Mesh, chip: Chip) -> Measured:
         program=program.name,
         about=program.about,
         parts=parts,
-        replicated=_replicated(weights),
+        resident={name: _bytes(tree) for name, tree in program.resident.items()},
+        replicated=_replicated(weights) if chips > 1 else None,
         model_flops=program.model_flops / chips,
         tokens=program.tokens / chips,
     )
@@ -103,7 +112,7 @@ def measure(program: Program, mesh: Mesh, chip: Chip) -> Measured:
             hbm_bytes=room,
             peak_bytes=peak,
             compile_seconds=took,
-            help=remedies(program, mesh, room),
+            help=remedies(program, room),
             **known,
         )
     took = time.monotonic() - begun
@@ -111,7 +120,7 @@ def measure(program: Program, mesh: Mesh, chip: Chip) -> Measured:
     extra = m.output_size_in_bytes - m.alias_size_in_bytes
     most = m.argument_size_in_bytes + m.temp_size_in_bytes + extra
     peak = m.peak_memory_in_bytes or most
-    fits = peak <= chip.hbm_bytes
+    fits = peak + sum(known["resident"].values()) <= chip.hbm_bytes
     return Measured(
         fits=fits,
         hbm_bytes=chip.hbm_bytes,
@@ -126,7 +135,7 @@ def measure(program: Program, mesh: Mesh, chip: Chip) -> Measured:
         unknown_loops=cost.unknown_loops,
         seconds=_roofline(cost, m, chip),
         compile_seconds=took,
-        help=() if fits else remedies(program, mesh, chip.hbm_bytes),
+        help=() if fits else remedies(program, chip.hbm_bytes),
         **known,
     )
 
@@ -143,10 +152,11 @@ def _roofline(cost: Cost, memory, chip: Chip) -> dict[str, float]:
     }
 
 
-def remedies(program: Program, mesh: Mesh, room: float) -> tuple[str, ...]:
-    """What would make a program smaller, the cheapest first."""
-    c, out = program.config, []
-    arguments = sum(_bytes(t) for t in program.parts.values() if t is not None)
+def remedies(program: Program, room: float) -> tuple[str, ...]:
+    """What would make a program, or what is there besides, smaller; the cheapest first."""
+    c, mesh, out = program.config, program.mesh, []
+    trees = (*program.parts.values(), *program.resident.values())
+    arguments = sum(_bytes(t) for t in trees if t is not None)
     if program.name == "train step":
         shards = math.prod(mesh.shape[axis] for axis in ("data", "fsdp"))
         rows = program.parts["batch"].tokens.shape[0] // shards
@@ -161,12 +171,16 @@ def remedies(program: Program, mesh: Mesh, room: float) -> tuple[str, ...]:
         if arguments > room / 2 and not c.lora.rank:
             out.append("adapters (lora.rank=16, lora.base_dtype=bfloat16)")
     elif program.name in ("prefill", "decode"):
-        if c.dtype != "bfloat16":
-            out.append("dtype=bfloat16")
+        dtype = "rollout_dtype" if "rollout_dtype" in c else "dtype"
+        if c[dtype] != "bfloat16":
+            out.append(f"{dtype}=bfloat16")
         out += ["fewer slots", "a smaller max_tokens"]
+    if c.get("kl_dtype", "bfloat16") != "bfloat16":
+        out.append("kl_dtype=bfloat16")
     if mesh.shape["data"] > 1:
         out.append("mesh.fsdp instead of mesh.data")
-    return (*out, f"more chips (the arguments alone are {arguments / GIB:.2f} GiB a chip)")
+    what = "arguments and what is resident" if program.resident else "arguments"
+    return (*out, f"more chips (the {what} alone are {arguments / GIB:.2f} GiB a chip)")
 
 
 def _bytes(tree) -> float:

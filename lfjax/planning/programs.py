@@ -2,12 +2,11 @@
 arrays. They are built by the functions that the stages run; no weight is read, and no record.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -19,16 +18,17 @@ from lfjax.errors import UserError
 from lfjax.generation.engine import make_engine
 from lfjax.methods import get_estimator, get_method
 from lfjax.models.config import ModelConfig
-from lfjax.models.decoder import abstract_params, dtype_of
 from lfjax.models.flops import matmul_params, train_flops
 from lfjax.models.hf import frozen_shapes
 from lfjax.models.scalar import NAME as HEAD
 from lfjax.models.scalar import abstract_head
+from lfjax.planning.generation import generation, sampler_params
+from lfjax.planning.program import Program, placed, split
 from lfjax.planning.shapes import shape_of
-from lfjax.sharding import BATCH, DECODE_RULES, axis_size, tree_shardings
+from lfjax.sharding import BATCH, axis_size, make_mesh
 from lfjax.stages.policy import forwards, jit_measured
 from lfjax.stages.reference import make_scorer
-from lfjax.stages.scoring import jit_scores, widest_rows
+from lfjax.stages.scoring import BATCH_TOKENS, jit_scores, widest_rows
 from lfjax.stages.trainable import abstract_base, check_heads, lora_config, outline
 from lfjax.training.optimizer import make_optimizer
 from lfjax.training.step import (
@@ -39,32 +39,6 @@ from lfjax.training.step import (
 )
 
 SEGMENTS = 2  # of a record, where the loss reads whole segments: a pair
-
-
-@dataclass(frozen=True)
-class Program:
-    """One compiled function of a stage.
-
-    Attributes:
-      stage, name: whose, and what it does.
-      about: its shapes, for the reader.
-      function: a jitted function.
-      args: its arguments as ShapeDtypeStructs with shardings.
-      parts: what of the arguments is the parameters, the optimizer's state, …, by name.
-      tokens: that one call goes over, or draws.
-      model_flops: that the arithmetic of one call needs, over all chips.
-      config: of the stage.
-    """
-
-    stage: str
-    name: str
-    about: str
-    function: Callable[..., Any]
-    args: tuple[Any, ...]
-    parts: dict[str, Any]
-    tokens: int
-    model_flops: float
-    config: Any
 
 
 def programs_of(config, name: str, mesh: Mesh, example_tokens: int) -> Iterator[Program]:
@@ -80,19 +54,25 @@ def programs_of(config, name: str, mesh: Mesh, example_tokens: int) -> Iterator[
     if c.kind == "train":
         yield from _training(config, name, mesh, example_tokens)
     elif c.kind == "rl":
-        yield from _generation(c, name, model_of(config, c.init), mesh, c.rollout_dtype)
-        yield from _policy(config, name, mesh)
-        for block in c.rewards.values():
-            if block.model in config.order:
-                yield _scoring(config, name, block.model, mesh, block.dtype)
+        yield from _rl(config, name, mesh)
     elif c.kind in ("rank", "gaps"):
         yield _scoring(config, name, c.init, mesh, c.dtype)
     elif "slots" in c and "endpoint" in c and _asks_model(c):
-        yield from _generation(c, name, model_of(config, c.init), mesh, c.dtype)
+        own = _one_host(config, mesh) if c.per_host else mesh
+        where = f", on the {own.size} chip(s) of a host" * c.per_host
+        for program in generation(c, name, model_of(config, c.init), own, c.dtype):
+            yield replace(program, about=program.about + where)
 
 
 def _asks_model(c) -> bool:
     return bool(c.init) and not c.endpoint.url
+
+
+def _one_host(config, mesh: Mesh) -> Mesh:
+    """As `lfjax.sharding.host_mesh`, of the first host of a mesh."""
+    devices = sorted(mesh.devices.flat, key=lambda d: d.id)
+    own = [d for d in devices if d.process_index == devices[0].process_index]
+    return make_mesh({"data": 1, "fsdp": -1, "tensor": config.mesh.tensor}, own)
 
 
 def model_of(config, init) -> ModelConfig:
@@ -121,20 +101,21 @@ def _training(config, name: str, mesh: Mesh, example_tokens: int) -> Iterator[Pr
     options = method.checked(c.options.to_dict())
     check_heads(model, mesh)
     shape = outline(c, model, scalar=method.scores)
-    batch, lengths = _batch(c, method, mesh, config.seed, example_tokens)
+    batch, filled, lengths = _batch(c, method, mesh, config.seed, example_tokens)
     rows_sharding = batch_shardings(Rows.empty(1, 1), mesh)
-    batch = _placed(batch, rows_sharding)
-    frozen = None if shape.frozen is None else _split(shape.frozen, mesh)
+    batch = placed(batch, rows_sharding)
+    frozen = None if shape.frozen is None else split(shape.frozen, mesh)
     frozen_shardings = jax.tree.map(lambda x: x.sharding, frozen)
 
     def loss_fn(trained, rows, frozen, key):
         return method.loss(shape.logprobs(trained, rows, frozen, key), rows, **options)
 
-    key = _placed(jax.eval_shape(jax.random.key, 0), NamedSharding(mesh, P()))
+    key = placed(jax.eval_shape(jax.random.key, 0), NamedSharding(mesh, P()))
     step, state, rate = _step(c, loss_fn, shape.abstract, rows_sharding, mesh, frozen_shardings)
     parameters = {"parameters": state.params, "frozen parameters": frozen}
-    about = "{} rows × {:,} tokens".format(*batch.tokens.shape)
-    shared = dict(stage=name, about=about, tokens=sum(lengths), config=c)
+    about = _told(batch, filled)
+    lengths = lengths * filled
+    shared = dict(stage=name, about=about, tokens=sum(lengths), config=c, mesh=mesh)
     yield Program(
         name="train step",
         function=step,
@@ -164,7 +145,7 @@ def _step(c, loss_fn, trained, batch_sharding, mesh: Mesh, frozen_shardings):
     step = make_train_step(loss_fn, tx, c.micro_batches)
     how = (mesh, frozen_shardings, c.compiler_options)
     step = jit_train_step(step, shardings, batch_sharding, *how)
-    return step, state, _placed(np.float32(0), NamedSharding(mesh, P()))
+    return step, state, placed(np.float32(0), NamedSharding(mesh, P()))
 
 
 def _step_flops(model: ModelConfig, lengths: list[int], *, adapters: bool) -> float:
@@ -173,8 +154,9 @@ def _step_flops(model: ModelConfig, lengths: list[int], *, adapters: bool) -> fl
     return flops - 2.0 * matmul_params(model) * sum(lengths) if adapters else flops
 
 
-def _batch(c, method, mesh: Mesh, seed: int, example_tokens: int) -> tuple[Rows, list[int]]:
-    """A step's rows, and the lengths of segments that would fill them."""
+def _batch(c, method, mesh: Mesh, seed: int, example_tokens: int) -> tuple[Rows, int, list[int]]:
+    """A step's rows, how many of them examples take, and the lengths of segments that would fill
+    one of these."""
     multiple = axis_size(mesh, BATCH) * c.micro_batches
     if c.row_tokens < c.max_tokens:
         raise UserError(f"row_tokens={c.row_tokens} is less than max_tokens={c.max_tokens}.")
@@ -191,7 +173,13 @@ def _batch(c, method, mesh: Mesh, seed: int, example_tokens: int) -> tuple[Rows,
     )
     tables = plan.row_units * SEGMENTS if method.normalize == "pair" or method.scores else 0
     rows = Rows.empty(int(plan.rows[0]), c.row_tokens, tables)
-    return rows, _lengths(c.row_tokens, min(c.max_tokens, one)) * len(rows.mass)
+    return rows, int(plan.row.max()) + 1, _lengths(c.row_tokens, min(c.max_tokens, one))
+
+
+def _told(rows: Rows, filled: int, what: str = "rows") -> str:
+    """Rows beyond the filled ones are there for the mesh to divide them."""
+    b, t = rows.tokens.shape
+    return f"{b} {what} × {t:,} tokens" + (f", {filled} of them filled" if filled < b else "")
 
 
 def _lengths(row_tokens: int, longest: int) -> list[int]:
@@ -203,8 +191,44 @@ def _lengths(row_tokens: int, longest: int) -> list[int]:
 # --- policy gradients -------------------------------------------------------------------------
 
 
-def _policy(config, name: str, mesh: Mesh) -> Iterator[Program]:
-    """What a stage does with its rollouts; the models that reward them are not among it."""
+def _rl(config, name: str, mesh: Mesh) -> Iterator[Program]:
+    """From rollouts to the update. Between its programs a stage keeps the training state, the
+    frozen models and those that judge on the devices; the sampler's weights go with its last
+    token."""
+    c = config.stages[name]
+    drawing = list(generation(c, name, model_of(config, c.init), mesh, c.rollout_dtype))
+    measured, step = _policy(config, name, mesh)
+    state, _, _, frozen, _ = step.args
+    held = {"parameters": state.params, "optimizer": state.opt_state}
+    held |= {"frozen parameters": frozen["base"], "reference": frozen["reference"]}
+    scores = []
+    for role, block in (*c.rewards.items(), *c.monitor.items()):
+        if block.model in config.order:
+            scores.append(_scoring(config, name, block.model, mesh, block.dtype))
+            held[f"reward '{role}'"] = scores[-1].args[0]
+        elif block.model or (block.judge and _asks_model(block)):
+            held[f"reward '{role}'"] = _judging(config, block, mesh)
+    for program in (*drawing, measured, step, *scores):
+        yield replace(program, resident=program.resident | _besides(held, program.args))
+
+
+def _besides(held: dict[str, Any], args) -> dict[str, Any]:
+    """What of `held` is not among the arguments, which are the same objects where they are."""
+    own = {id(x) for x in jax.tree.leaves(args)}
+    rest = {k: [x for x in jax.tree.leaves(t) if id(x) not in own] for k, t in held.items()}
+    return {name: leaves for name, leaves in rest.items() if leaves}
+
+
+def _judging(config, block, mesh: Mesh):
+    """The weights of a reward model from elsewhere, or of a model that judges in words."""
+    if block.model:
+        return split(frozen_shapes(model_of(config, block.model), block.dtype), mesh)
+    model = model_of(config, block.init)
+    return sampler_params(make_engine(model, mesh, dtype=block.dtype), mesh)
+
+
+def _policy(config, name: str, mesh: Mesh) -> tuple[Program, Program]:
+    """What a stage does with its rollouts: their log-probabilities, and the update."""
     c = config.stages[name]
     estimator, model = get_estimator(c.estimator), model_of(config, c.init)
     options = estimator.checked(c.options.to_dict())
@@ -213,7 +237,7 @@ def _policy(config, name: str, mesh: Mesh) -> Iterator[Program]:
     shared = lora is not None and c.kl_to == c.init and not c.lora.adapter
     ref_model = model_of(config, c.kl_to)
     reference = None if shared else abstract_base(ref_model, c.kl_dtype)
-    frozen = _split({"base": shape.frozen, "reference": reference}, mesh)
+    frozen = split({"base": shape.frozen, "reference": reference}, mesh)
     frozen_shardings = jax.tree.map(lambda x: x.sharding, frozen)
     how = dict(shared=shared, exact=options["kl"] == "exact")
     outputs, measured = forwards(c, model, ref_model, lora, **how)
@@ -226,15 +250,15 @@ def _policy(config, name: str, mesh: Mesh) -> Iterator[Program]:
     sizes = dict(max_tokens=c.max_tokens, row_tokens=c.row_tokens, multiple=multiple)
     batch = Rollouts.empty(row_shapes(responses, **sizes)[-1], c.row_tokens)
     batch_sharding = batch_shardings(batch, mesh)
-    batch = _placed(batch, batch_sharding)
+    batch = placed(batch, batch_sharding)
     step, state, rate = _step(c, loss_fn, shape.abstract, batch_sharding, mesh, frozen_shardings)
     held = {"frozen parameters": shape.frozen and frozen["base"], "reference": frozen["reference"]}
     parts = {"parameters": state.params, **held, "batch": batch.rows}
-    lengths = _lengths(c.row_tokens, c.max_tokens) * len(batch.rows.mass)
-    about = "{} rows × {:,} tokens".format(*batch.rows.tokens.shape)
-    told = dict(stage=name, about=about, tokens=sum(lengths), config=c)
+    filled = -(-responses // (c.row_tokens // c.max_tokens))
+    lengths, about = _lengths(c.row_tokens, c.max_tokens) * filled, _told(batch.rows, filled)
+    told = dict(stage=name, about=about, tokens=sum(lengths), config=c, mesh=mesh)
     trained_shardings = jax.tree.map(lambda x: x.sharding, state.params)
-    yield Program(
+    logprobs = Program(
         name="log-probabilities",
         function=jit_measured(measured, trained_shardings, frozen_shardings, mesh),
         args=(state.params, batch.rows, frozen),
@@ -242,7 +266,7 @@ def _policy(config, name: str, mesh: Mesh) -> Iterator[Program]:
         model_flops=(train_flops(model, lengths) + train_flops(ref_model, lengths)) / 3,
         **told,
     )
-    yield Program(
+    update = Program(
         name="train step",
         function=step,
         args=(state, batch, rate, frozen, None),
@@ -250,6 +274,7 @@ def _policy(config, name: str, mesh: Mesh) -> Iterator[Program]:
         model_flops=_step_flops(model, lengths, adapters=lora is not None),
         **told,
     )
+    return logprobs, update
 
 
 def _scoring(config, name: str, scorer: str, mesh: Mesh, dtype: str) -> Program:
@@ -257,84 +282,21 @@ def _scoring(config, name: str, scorer: str, mesh: Mesh, dtype: str) -> Program:
     trained = config.stages[scorer]
     model = model_of(config, trained.init)
     rows = widest_rows(trained.max_tokens, axis_size(mesh, BATCH))
-    batch = _placed(rows, batch_shardings(rows, mesh))
-    params = _split(frozen_shapes(model, dtype), mesh)
-    head = _placed(abstract_head(model)[HEAD], NamedSharding(mesh, P()))
+    batch = placed(rows, batch_shardings(rows, mesh))
+    params = split(frozen_shapes(model, dtype), mesh)
+    head = placed(abstract_head(model)[HEAD], NamedSharding(mesh, P()))
     b, t = rows.tokens.shape
-    forward = train_flops(model, [t] * b) / 3
+    filled = min(b, max(BATCH_TOKENS // t, 1))
+    forward = train_flops(model, [t] * filled) / 3
     return Program(
         stage=name,
         name=f"scores of {scorer}",
-        about=f"{b} texts × {t:,} tokens",
+        about=_told(rows, filled, "texts"),
         function=jit_scores(model, dtype, mesh),
         args=((params, head), batch),
         parts={"parameters": params, "batch": batch},
-        tokens=b * t,
-        model_flops=forward - 2.0 * model.d_model * model.vocab_size * b * t,
+        tokens=filled * t,
+        model_flops=forward - 2.0 * model.d_model * model.vocab_size * filled * t,
         config=trained,
+        mesh=mesh,
     )
-
-
-# --- generation -------------------------------------------------------------------------------
-
-
-def _generation(c, name: str, model: ModelConfig, mesh: Mesh, dtype: str) -> Iterator[Program]:
-    engine = make_engine(model, mesh, slots=c.slots, max_tokens=c.max_tokens, dtype=dtype)
-    cast = dtype_of(dtype)
-    params = jax.eval_shape(engine.place, abstract_params(model))
-    params = _split(params, mesh, DECODE_RULES)
-    state = jax.eval_shape(lambda: engine.empty(c.max_tokens))
-    whole, rows = NamedSharding(mesh, P()), NamedSharding(mesh, P(BATCH, None))
-    columns = NamedSharding(mesh, P(BATCH, "tensor", None, None))
-    state = state.replace(
-        slots=_placed(state.slots, whole),
-        seen=_placed(state.seen, rows),
-        cache=_placed(state.cache, columns),
-    )
-    shared = dict(stage=name, config=c)
-    bucket = engine.prompt_buckets[-1]
-    prompts = engine.prefill_rows(bucket)
-    tokens, lengths = np.zeros((prompts, bucket), np.int32), np.zeros(prompts, np.int32)
-    forward = train_flops(model, [bucket] * prompts) / 3
-    yield Program(
-        name="prefill",
-        about=f"{prompts} prompts × {bucket:,} tokens, {jnp.dtype(cast)}",
-        function=engine.prefill,
-        args=(params, *_placed((tokens, lengths), whole)),
-        parts={"parameters": params},
-        tokens=prompts * bucket,
-        model_flops=forward - 2.0 * model.d_model * model.vocab_size * prompts * bucket,
-        **shared,
-    )
-    alive, number = np.zeros(c.slots, bool), np.int32(0)
-    reach = sum(min(window or c.max_tokens, c.max_tokens) for window in model.windows)
-    reach = reach or model.n_layers * c.max_tokens
-    attention = 4.0 * model.n_heads * model.head_dim * reach
-    yield Program(
-        name="decode",
-        about=f"one token for {c.slots} slots of {c.max_tokens:,} tokens, {jnp.dtype(cast)}",
-        function=engine.decode,
-        args=(params, state, *_placed((alive, number, number), whole)),
-        parts={"parameters": params, "cache": state.cache},
-        tokens=c.slots,
-        model_flops=c.slots * (2.0 * matmul_params(model) + attention),
-        **shared,
-    )
-
-
-# --- shapes -----------------------------------------------------------------------------------
-
-
-def _placed(tree, shardings):
-    """ShapeDtypeStructs of the shapes of a tree, with one sharding or a tree of them."""
-    if isinstance(shardings, NamedSharding):
-        one = shardings
-        shardings = jax.tree.map(lambda _: one, tree)
-    return jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings
-    )
-
-
-def _split(tree, mesh: Mesh, *rules):
-    """The same, with the shardings of a rules table."""
-    return _placed(tree, tree_shardings(tree, mesh, *rules))

@@ -7,12 +7,12 @@ from lfjax.planning.measure import Measured
 def told(m: Measured, chip: Chip) -> list[str]:
     """Lines for the terminal."""
     lines = [f"{m.stage}, {m.program}: {m.about}"]
+    needed = f"{_gib(m.needed_bytes)} of {_gib(m.hbm_bytes)} GiB a chip"
     if m.fits:
-        lines.append(f"  fits: {_gib(m.peak_bytes)} of {_gib(m.hbm_bytes)} GiB a chip")
+        lines.append(f"  fits: {needed}")
     else:
         lines += [
-            f"  DOES NOT FIT: {_gib(m.peak_bytes)} of {_gib(m.hbm_bytes)} GiB a chip, "
-            f"{_gib(m.peak_bytes - m.hbm_bytes)} too much",
+            f"  DOES NOT FIT: {needed}, {_gib(m.needed_bytes - m.hbm_bytes)} too much",
             f"  what would help: {'; '.join(m.help)}",
         ]
     parts = ", ".join(f"{name} {_gib(size)}" for name, size in (m.parts or {}).items())
@@ -20,7 +20,11 @@ def told(m: Measured, chip: Chip) -> list[str]:
         lines.append(f"  GiB: {parts}; temporaries {_gib(m.temporary_bytes)}")
     else:
         lines.append(f"  GiB: {parts}")
-    lines.append(f"  replicated parameters: {m.replicated:.2%}")
+    if m.resident:
+        others = ", ".join(f"{name} {_gib(size)}" for name, size in m.resident.items())
+        lines.append(f"  of which resident besides: {others}; peak {_gib(m.peak_bytes)}")
+    if m.replicated is not None:
+        lines.append(f"  replicated parameters: {m.replicated:.2%}")
     if m.seconds is None:
         return [*lines, f"  compiled for {m.compile_seconds:.0f} s"]
     ratio = m.executed_flops / m.model_flops

@@ -52,7 +52,7 @@ def gaps(stage: Stage) -> Result:
     for name, found in results["systems"].items():
         told = ", ".join(f"{k} {v:.3g}" for k, v in found.items())
         print(f"  {name}: {told}", flush=True)
-    shown = ("gap", "gap_better", "copied", "agreement")
+    shown = ("gap", "gap_better", "copied", "length_correlation", "antisymmetry", "agreement")
     headline = {
         f"{name}/{key}": found[key]
         for name, found in results["systems"].items()

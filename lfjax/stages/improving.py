@@ -8,6 +8,8 @@ counts the steps.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
+from math import isnan
 from pathlib import Path
 
 from lfjax.data.records import Message, Record
@@ -148,7 +150,8 @@ def improve_until(
 
     Args:
       one_step: records -> those that were answered, improved.
-      gap: improved records -> how much better each refinement is than its response.
+      gap: improved records -> how much better each refinement is than its response; NaN where it
+        cannot say, which ends the improvement as well.
       similar: share of two texts that is the same.
     """
     found = {r.id: History(r, [need_response(r)], []) for r in records}
@@ -163,12 +166,15 @@ def improve_until(
                 found[r.id].stopped = "next to no change"
             else:
                 changed.append(r)
-        gaps = [None] * len(changed) if gap is None or not changed else gap(changed)
+        gaps = gap(changed) if gap is not None and changed else []
         going = []
-        for r, value in zip(changed, gaps):
+        for r, value in zip_longest(changed, map(float, gaps)):
             own = found[r.id]
+            if value is not None and isnan(value):
+                own.stopped = "too long to compare"
+                continue
             if value is not None:
-                own.gaps.append(float(value))
+                own.gaps.append(value)
             if value is not None and value <= 0:
                 own.stopped = "not better"
                 continue

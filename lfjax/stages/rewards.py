@@ -78,7 +78,8 @@ def open_source(stage: Stage, name: str, block, *, policy: str, improves: bool) 
         if scorer.meaning["max_tokens"] < stage.config.max_tokens:
             print(
                 f"  note: reward '{name}' was trained on texts of at most "
-                f"{scorer.meaning['max_tokens']} tokens; of longer ones it sees the end."
+                f"{scorer.meaning['max_tokens']} tokens; longer ones lose the start of their prompt, "
+                "and where that is not enough have no reward."
             )
         return _by_model(scorer, name, block, improves)
     score = _by_rule(block) if block.rule else _by_judge(stage, name, block)
@@ -109,7 +110,7 @@ def _by_model(scorer: Scorer, name: str, block, improves: bool) -> Source:
         return (score - offset) / spread
 
     bands = tuple(map(scaled, scorer.bands)) if scorer.compares else None
-    return Source(name, block.weight, lambda rs: scaled(scorer(rs)), bands, scorer.compares)
+    return Source(name, block.weight, lambda rs: scaled(scorer.where_it_fits(rs)), bands, scorer.compares)
 
 
 def _by_rule(block) -> Callable[[Sequence[Record]], list[Feedback | None]]:
@@ -172,15 +173,17 @@ def values_of(
     source: Source, rollouts: Sequence[Rollout], samples: int
 ) -> Float[np.ndarray, "g k"]:
     """The values of a source, NaN where one is missing. An empty response, which nobody can read,
-    gets 1 less than the lowest of the others (or than 0), so that saying nothing never pays."""
+    gets 1 less than the lowest of the others (or than 0), so that saying nothing never pays; and 1
+    more than the highest of a source with a negative weight."""
+    sign = -1.0 if source.weight < 0 else 1.0
     shown = [r for r in rollouts if not r.empty]
     out = np.zeros(len(rollouts))
     if shown:
         values = source.values([r.improvement() if source.compares else r.answer() for r in shown])
         known = values[~np.isnan(values)]
-        out[:] = known.min(initial=np.inf if known.size else 0.0)
+        out[:] = sign * (sign * known).min() if known.size else 0.0
         out[[not r.empty for r in rollouts]] = values
-    return (out - [r.empty for r in rollouts]).reshape(-1, samples)
+    return (out - sign * np.array([r.empty for r in rollouts])).reshape(-1, samples)
 
 
 def total(

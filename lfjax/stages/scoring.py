@@ -111,23 +111,30 @@ class Scorer:
         Raises: UserError for a record without the texts that are scored, for texts that do not
         fit, and for a score that is not finite.
         """
-        if not self.compares:
-            found = self._scores(records, [_alone(r, r.response) for r in records])
-        elif self.kind == "gap":
-            found = self._scores(records, [_compared(r) for r in records])
-        else:
-            sides = [
-                self._scores(records, [_alone(r, text(r)) for r in records])
-                for text in (lambda r: r.refinement, lambda r: r.response)
-            ]
-            found = sides[0] - sides[1]
-        return found - np.float32(self.meaning["offset"])
+        texts = [self._texts(r) for r in records]
+        found = [self._scores(records, side) for side in zip(*texts)] if texts else [np.zeros(0)]
+        return (found[0] - found[1] if len(found) > 1 else found[0]) - self.meaning["offset"]
+
+    def where_it_fits(self, records: Sequence[Record]) -> Float[np.ndarray, "n"]:
+        """As calling it, but NaN for a record whose texts do not fit."""
+        fitting = np.array([self._fits(r) for r in records], bool)
+        out = np.full(len(records), np.nan, np.float32)
+        out[fitting] = self([r for r, fits in zip(records, fitting) if fits])
+        return out
+
+    def _fits(self, record: Record) -> bool:
+        return all(self._fitted(record, *shown)[0] is not None for shown in self._texts(record))
+
+    def _texts(self, record: Record) -> list[tuple[Sequence[Message], str]]:
+        """What is read of a record: one text, or two, whose scores are compared."""
+        if self.kind == "reward":
+            return [_alone(record, record.response)]
+        if self.kind == "gap":
+            return [_compared(record)]
+        return [_alone(record, record.refinement), _alone(record, record.response)]
 
     def _scores(self, records, texts) -> Float[np.ndarray, "n"]:
-        segments = [
-            self._segment(record, messages, text)
-            for record, (messages, text) in zip(records, texts)
-        ]
+        segments = [self._segment(record, *shown) for record, shown in zip(records, texts)]
         out = np.zeros(len(segments), np.float32)
         for indices, rows in batches(segments, axis_size(self.mesh, BATCH)):
             found = np.asarray(self.forward(self.params, put(rows, self.mesh, P(BATCH))))
@@ -141,20 +148,27 @@ class Scorer:
         return out
 
     def _segment(self, record: Record, messages: Sequence[Message], text: str) -> Segment:
+        fitted, tokens = self._fitted(record, messages, text)
+        if fitted is None:
+            raise UserError(
+                f"{self.where}: record '{record.id}' has {tokens} tokens without its prompt; the "
+                f"model was trained on texts of at most {self.meaning['max_tokens']}."
+            )
+        return fitted
+
+    def _fitted(
+        self, record: Record, messages: Sequence[Message], text: str
+    ) -> tuple[Segment | None, int]:
+        """A text that has lost as much of its prompt as it must, None where that is not enough; and
+        its tokens without the prompt."""
         prompt = render_prompt(self.template, messages, tokenizer=self.tokenizer)
         ids, first = encode_supervised(self.tokenizer, prompt, text)
         # Of the prompt alone some may be lost, not of a reference that comes after it.
         rendered = render_prompt(self.template, record.prompt, tokenizer=self.tokenizer)
         spare = len(self.tokenizer.encode_rendered(rendered))
         segment = Segment(ids, first, int(Role.PLAIN), 1.0, None, spare=spare)
-        most = self.meaning["max_tokens"]
-        fitted = trim(segment, most, self.tokenizer.bos is not None)
-        if fitted is None:
-            raise UserError(
-                f"{self.where}: record '{record.id}' has {len(ids) - spare} tokens without its "
-                f"prompt; the model was trained on texts of at most {most}."
-            )
-        return fitted
+        fitted = trim(segment, self.meaning["max_tokens"], self.tokenizer.bos is not None)
+        return fitted, len(ids) - spare
 
 
 def _alone(record: Record, text: str | None) -> tuple[Sequence[Message], str]:

@@ -55,6 +55,20 @@ def test_heldout_records_are_apart_and_the_same_every_time(path, count):
     assert (again.records, heldout_again) == (loaded.records, heldout)
 
 
+def test_no_prompt_is_on_both_sides(tmp_path):
+    """Without it a reward is measured on prompts whose responses it has seen."""
+    rows = [
+        {"id": str(i), "prompt": f"question {i // 4}", "response": str(i), "judgment": None}
+        for i in range(20)
+    ]
+    data = {"data": write_jsonl(tmp_path / "b.jsonl", rows)}
+    loaded, heldout = load_records(block(heldout_examples=6), data, 5)
+    assert len(heldout) == 8 and len(loaded.records) == 12  # whole prompts, at least as many
+    assert not {r.prompt for r in heldout} & {r.prompt for r in loaded.records}
+    with pytest.raises(UserError, match="none is left to train on"):
+        load_records(block(heldout_examples=17), data, 5)
+
+
 def test_another_seed_keeps_out_others(path):
     """Without it the seed of a config has no effect on the split."""
     assert (

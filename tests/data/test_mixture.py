@@ -244,10 +244,14 @@ def test_options_belong_to_blocks(tmp_path):
 
 def test_heldout_records_are_of_all_blocks_and_the_same_again(tmp_path):
     """Without it a mixture is evaluated on one of its blocks, or on what was learned."""
-    rows = [{"id": i, "prompt": "p", "response": "r", "judgment": None} for i in range(40)]
-    path = write_jsonl(tmp_path / "a.jsonl", rows)
-    block = dict(source="jsonl", path=path)
-    data = base(mixture={"a": dict(weight=3, **block), "b": dict(weight=1, **block)}).data
+    def block(name, weight):
+        rows = [
+            {"id": i, "prompt": f"{name}{i}", "response": "r", "judgment": None} for i in range(40)
+        ]
+        path = write_jsonl(tmp_path / f"{name}.jsonl", rows)
+        return dict(source="jsonl", path=path, weight=weight)
+
+    data = base(mixture={"a": block("a", 3), "b": block("b", 1)}).data
     data.heldout_examples = 20
     loaded, heldout = load_records(data, data_inputs(data), 1)
     assert len(loaded.records) == 33 and len(heldout) == 20

@@ -4,7 +4,9 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -54,7 +56,8 @@ def wait_for(path):
 
 
 def test_shellcheck():
-    found = shutil.which("shellcheck")
+    beside = Path(sys.executable).parent  # where pip puts it
+    found = shutil.which("shellcheck", path=f"{beside}:{os.environ['PATH']}")
     if not found:
         pytest.skip("shellcheck is not installed")
     scripts = sorted((ROOT / "launch").glob("*.sh"))

@@ -1,6 +1,8 @@
 """The notebooks run from the first cell to the last, as their readers would run them."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,42 @@ def test_saved_without_outputs():
     for path in NOTEBOOKS.glob("*.ipynb"):
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells), path
+
+
+SETUP = """
+import importlib.metadata, runpy, subprocess, sys
+def absent(name):
+    raise importlib.metadata.PackageNotFoundError(name)
+importlib.metadata.version = absent
+subprocess.run = lambda command, **how: print(" ".join(command))
+sys.path = [p for p in sys.path if p not in ("", sys.argv[1])]
+found = runpy.run_path(sys.argv[2])
+import lfjax
+print(lfjax.__file__)
+"""
+
+
+@pytest.mark.parametrize("name", sorted(p.name for p in NOTEBOOKS.glob("*.ipynb")))
+@pytest.mark.parametrize("start", ["repository", "notebooks", "beside"])
+def test_setup_without_the_package(name, start, tmp_path):
+    """In the repository, in notebooks/, or where it was cloned: the first cell installs it from
+    there, and finds it without a new interpreter."""
+    cells = json.loads((NOTEBOOKS / name).read_text(encoding="utf-8"))["cells"]
+    first = next(c for c in cells if c["cell_type"] == "code")
+    setup = tmp_path / "setup_cell.py"
+    setup.write_text("".join(first["source"]), encoding="utf-8")
+    (tmp_path / "lfjax").symlink_to(ROOT)
+    where = {"repository": ROOT, "notebooks": NOTEBOOKS, "beside": tmp_path}[start]
+    run = subprocess.run(
+        [sys.executable, "-c", SETUP, str(ROOT), str(setup)],
+        cwd=where,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    installed, found = run.stdout.splitlines()
+    assert installed.startswith(f"{sys.executable} -m pip install -q -e {ROOT}")
+    assert found == str(ROOT / "lfjax" / "__init__.py")
 
 
 @pytest.mark.slow

@@ -53,6 +53,14 @@ def test_saying_nothing_never_pays():
     np.testing.assert_allclose(values_of(source, rollouts[1:2] * 2, 2), [[-1, -1]])
 
 
+def test_saying_nothing_never_pays_where_scores_are_taken_off():
+    lengths = lambda records: np.array([float(len(r.response)) for r in records])  # noqa: E731
+    source, rollouts = Source("s", -2.0, lengths), [rollout("four"), rollout(" ")]
+    values = values_of(source, rollouts, 2)
+    np.testing.assert_allclose(values, [[4, 5]])
+    np.testing.assert_allclose(total([source], {"s": values}, rollouts, 0.0), [[-8, -10]])
+
+
 def test_what_a_source_is_shown():
     improved = rollout("better", reference="worse")
     answer, improvement = improved.answer(), improved.improvement()
