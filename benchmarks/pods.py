@@ -8,6 +8,7 @@ TPU compiler (`pip install -e ".[tpu]"`) and some minutes a row.
 """
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -27,13 +28,14 @@ HEAD = (
 SFT, CUT, PIT, SRT = (f"--config=configs/{name}.py:" for name in ("sft", "cut", "pit", "srt"))
 AUTHORS = f"{CUT}llama2_13b_chat_online"
 LLAMA2_7B = "--config.model.path=meta-llama/Llama-2-7b-hf"
+TENSOR_2 = "--config.mesh.tensor=2"  # where there are twice as many chips as rows
 # name -> (what, topology, arguments of lfjax.plan)
 PODS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "sft_70b": ("SFT, Llama 2 70B", "v5p:4x4x8", (f"{SFT}llama2_70b",)),
     "sft_13b": ("SFT, Llama 2 13B", "v5e:4x4", (f"{SFT}llama2_13b",)),
     "sft_8b": ("SFT, Llama 3 8B", "v6e:4x4", (f"{SFT}llama3_8b",)),
     "sft_7b": ("SFT, Llama 2 7B", "v5p:2x2x2", (f"{SFT}llama2_7b",)),
-    "cut_13b_adapters": ("CUT with the authors' adapters, 13B", "v5e:4x4", (AUTHORS,)),
+    "cut_13b_adapters": ("CUT with the authors' adapters, 13B", "v5e:4x4", (AUTHORS, TENSOR_2)),
     "cut_13b": (
         "CUT of all parameters, 13B",
         "v5p:2x2x2",
@@ -46,18 +48,18 @@ PODS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     ),
     "srt_7b": ("SRT, Tulu 2 7B", "v5p:2x2x2", (f"{SRT}tulu2_7b", "--stage=stage1,stage2")),
     "srt_13b": ("SRT, Tulu 2 13B", "v5p:2x2x4", (f"{SRT}tulu2_13b", "--stage=stage1,stage2")),
-    "srt_70b": (
-        "SRT, Tulu 2 70B",
-        "v5p:4x4x8",
-        (f"{SRT}tulu2_70b", "--stage=stage1,stage2", "--config.mesh.tensor=4"),
-    ),
-    "srt_7b_v6e": ("SRT, Tulu 2 7B", "v6e:8x8", (f"{SRT}tulu2_7b", "--stage=stage1,stage2")),
-    "srt_13b_v6e": ("SRT, Tulu 2 13B", "v6e:8x8", (f"{SRT}tulu2_13b", "--stage=stage1,stage2")),
-    "srt_70b_v6e": (
-        "SRT, Tulu 2 70B",
+    "srt_70b": ("SRT, Tulu 2 70B", "v5p:4x4x8", (f"{SRT}tulu2_70b", "--stage=stage1,stage2")),
+    "srt_7b_v6e": (
+        "SRT, Tulu 2 7B",
         "v6e:8x8",
-        (f"{SRT}tulu2_70b", "--stage=stage1,stage2", "--config.mesh.tensor=4"),
+        (f"{SRT}tulu2_7b", "--stage=stage1,stage2", TENSOR_2),
     ),
+    "srt_13b_v6e": (
+        "SRT, Tulu 2 13B",
+        "v6e:8x8",
+        (f"{SRT}tulu2_13b", "--stage=stage1,stage2", TENSOR_2),
+    ),
+    "srt_70b_v6e": ("SRT, Tulu 2 70B", "v6e:8x8", (f"{SRT}tulu2_70b", "--stage=stage1,stage2")),
     "cut_13b_h100": ("CUT with the authors' adapters, 13B", "h100:1", (AUTHORS,)),
     "cut_13b_nf4": (
         "the same on a base in 4 bits",
@@ -109,12 +111,15 @@ def rows(name: str, found: dict[str, Any]) -> list[tuple[str, ...]]:
     what, topology, _ = PODS[name]
     mesh = " × ".join(f"{axis} {n}" for axis, n in found["mesh"].items() if n > 1)
     topology += " (estimate)" * found["estimate"]
+    one_chip = math.prod(found["mesh"].values()) == 1  # which nothing can be split over
     out = []
     for p in found["programs"]:
         gib = f"{p['peak_bytes'] / GIB:.2f}"
         if p["argument_bytes"]:
             sizes = (p["argument_bytes"] / GIB, p["temporary_bytes"] / GIB)
             gib += " ({:.2f} + {:.2f})".format(*sizes)
+        if p.get("resident"):
+            gib += f", {sum(p['resident'].values()) / GIB:.2f} besides"
         measured = ("",) * 3
         if p["seconds"]:
             measured = (
@@ -124,7 +129,8 @@ def rows(name: str, found: dict[str, Any]) -> list[tuple[str, ...]]:
             )
         about = (what, topology, mesh, f"{p['stage']}, {p['program']}", p["about"])
         room = f"{p['hbm_bytes'] / GIB:.2f}" + ("" if p["fits"] else ": does not fit")
-        last = (f"{p['replicated']:.2%}", f"{p['compile_seconds']:.0f}")
+        replicated = "–" if one_chip else f"{p['replicated']:.2%}"
+        last = (replicated, f"{p['compile_seconds']:.0f}")
         # of all its programs
         shown = "" if out else f"`python {' '.join(command(name))}`"
         out.append((*about, gib, room, *measured, *last, shown))

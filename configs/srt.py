@@ -17,9 +17,12 @@ custom        your instructions and model, and a critic behind an endpoint:
               --config.tests.path=tests.jsonl --config.critic.model=NAME
 tulu2_7b, tulu2_13b, tulu2_70b
               the paper's: docs/reproduce_srt.md
+tulu2_13b_no_feedback, …_refinements_only, …_no_score, …_no_suggestions, …_no_weaknesses
+              its first stage without a part of the text (table 6); so for each size
 """
 
 from functools import partial
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -34,6 +37,9 @@ from lfjax.recipe.self_refining import (
     self_refinement,
 )
 
+ABLATIONS = {name: arm["leave_out"] for name, arm in srt_lab.ARMS.items() if "leave_out" in arm}
+SIZES = ("7b", "13b", "70b")
+TENSOR = {"70b": 4}  # on 128 chips a step's 32 examples take a row each, split over 4
 OPENAI = "https://api.openai.com/v1"
 
 
@@ -142,11 +148,13 @@ def custom(*, first=500, second=1000):
     )
     how = dict(answers, refine_tokens=2048)
     stages |= refined_answers(("stage1", "stage2"), c.tests, how)
+    stages |= reranking(c, c.tests, answers, dict(answers, max_new_tokens=2048))
     stages["base_answers"] = generate(data=c.tests, init=c.model, temperature=0.0, **answers)
     stages["self_bias"] = self_bias(data=of_stage(c.data, "own_scored"))
+    systems = dict(base="base_answers", reranked="reranked")
     stages["compared"] = evaluate(
         "judge",
-        systems=first_and_refined("stage1", "stage2", base="base_answers"),
+        systems=first_and_refined("stage1", "stage2", **systems),
         baseline="base",
         data=c.data,
         on_missing="count",
@@ -156,11 +164,15 @@ def custom(*, first=500, second=1000):
     return recipe(c, **stages)
 
 
-def tulu2(size: str, tensor: int = 1):
+def tulu2(size: str, arm: str = ""):
     """The paper's run. All sizes learn from the 7B model's answers to 25,000 instructions, and from
-    their own to 75,000 others."""
+    their own to 75,000 others.
+
+    Args:
+      arm: of `ABLATIONS`: the first stage alone, without that part of the text.
+    """
     c = base(source="messages", model_path=f"allenai/tulu-2-{size}")
-    c.mesh.tensor = tensor
+    c.mesh.tensor = TENSOR.get(size, 1)
     c.data.options.single_turn = True
     c.data.template = "tulu"
     c.drafter = dict(path="allenai/tulu-2-7b", weights="pretrained")
@@ -190,31 +202,57 @@ def tulu2(size: str, tensor: int = 1):
             terminator="eos",
             overlong="drop",
         ),
-        keep=(dict(ties="keep", unchanged="keep"), dict(ties="keep")),
+        keep=(dict(ties="keep", unchanged="keep", scores=()), dict(ties="keep")),
     )
+    asking(c, stages, ("critiques", "scored"))
     how = dict(answers, max_new_tokens=4096, refine_tokens=4096, max_tokens=12288)
+    if arm:
+        return ablated(c, stages, arm, answers, how)
     stages |= refined_answers(("stage1", "stage2"), c.tests, how)
     stages |= reranking(c, c.tests, answers, answers)
     stages |= agreement(c, c.preferences, answers)
     stages["self_bias"] = self_bias(data=of_stage(c.data, "own_scored"))
-    stages["outputs"] = evaluate(  # for AlpacaEval's own tool; only lengths are counted here
+    stages["outputs"] = outputs(c, first_and_refined("stage1", "stage2", reranked="reranked"))
+    return recipe(c, **stages)
+
+
+def outputs(c: ConfigDict, systems: dict[str, Any]) -> ConfigDict:
+    """Files for AlpacaEval's own tool; only lengths are counted here."""
+    return evaluate(
         "rule",
-        systems=first_and_refined("stage1", "stage2", reranked="reranked"),
+        systems=systems,
         data=c.data,
         rule="lfjax.judges.rules:length",
         rule_options=dict(at_least=1),
         on_missing="count",
         alpaca_eval=True,
     )
-    asking(c, stages, ("critiques", "scored"))
-    return recipe(c, **stages)
+
+
+def ablated(
+    c: ConfigDict,
+    stages: dict[str, ConfigDict],
+    arm: str,
+    answers: dict[str, Any],
+    refining: dict[str, Any],
+) -> ConfigDict:
+    """The first stage without a part of its text, and its answers."""
+    leave_out = ABLATIONS[arm]
+    stages = {name: stages[name] for name in ("drafts", "critiques", "scored", "kept", "stage1")}
+    stages["stage1"].options.leave_out = leave_out
+    if leave_out == "draft":  # there is nothing to refine
+        stages["stage1_answers"] = generate(data=c.tests, init="stage1", temperature=0.0, **answers)
+        systems = {"stage1": "stage1_answers"}
+    else:
+        stages |= refined_answers(("stage1",), c.tests, refining, leave_out=leave_out)
+        systems = first_and_refined("stage1")
+    return recipe(c, **stages, outputs=outputs(c, systems))
 
 
 VARIANTS = {
     **srt_lab.VARIANTS,
     "stories260k": stories260k,
     "custom": custom,
-    **{f"tulu2_{size}": partial(tulu2, size) for size in ("7b", "13b")},
-    # Of 128 chips as many as the 32 examples of a step split the rows.
-    "tulu2_70b": partial(tulu2, "70b", tensor=4),
+    **{f"tulu2_{size}": partial(tulu2, size) for size in SIZES},
+    **{f"tulu2_{size}_{arm}": partial(tulu2, size, arm) for size in SIZES for arm in ABLATIONS},
 }

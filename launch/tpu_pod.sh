@@ -149,12 +149,15 @@ vanished() { # whether the TPUs were taken away, which may show minutes after wh
 say tar -czf "$temp/lfjax.tgz" "${stays[@]}" .
 while true; do
   [[ -n $dry ]] || wait_for_tpus
-  status=0
+  status=0 began=
   for node in "${nodes[@]}"; do
     say gcloud compute tpus tpu-vm scp "$temp/lfjax.tgz" "$node:lfjax.tgz" "${where[@]}" --worker=all || status=$?
   done
   if ((status == 0)); then everywhere "$setup" || status=$?; fi
-  if ((status == 0)); then everywhere "$main" || status=$?; fi
+  if ((status == 0)); then
+    began=1
+    everywhere "$main" || status=$?
+  fi
   if [[ -n $dry && -n ${SPOT:-} ]]; then
     echo "# where they vanish, and then all of the above but tar again:"
     say "${delete[@]}"
@@ -162,7 +165,7 @@ while true; do
   if [[ -n $dry ]] || ((status == 0)); then exit; fi
   echo "launch/tpu_pod.sh: ended with status $status" >&2
   [[ -n ${SPOT:-} ]] && vanished && continue
-  # What went wrong is in the log.
-  gcloud compute tpus tpu-vm ssh "${nodes[0]}" "${where[@]}" --worker=0 --command='tail -n 20 lfjax.log' >&2 || true
+  # What went wrong is in the log, if it came to that.
+  [[ -z $began ]] || gcloud compute tpus tpu-vm ssh "${nodes[0]}" "${where[@]}" --worker=0 --command='tail -n 20 lfjax.log' >&2 || true
   exit "$status"
 done

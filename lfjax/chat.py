@@ -86,7 +86,7 @@ def main(argv) -> None:
             stop=stop,
         )
         try:
-            answer = show(speaker, request)
+            answer, _ = show(speaker, request)
             if SELF_REFINE.value and answer.strip():
                 answer = refine(speaker, said, answer)
         except UserError as error:  # a conversation that has become too long
@@ -114,21 +114,24 @@ def refine(speaker, said, answer: str) -> str:
     the answer where it cannot be read."""
     from lfjax.data.self_refine import STOP, begun
     from lfjax.generation.rules import GREEDY
-    from lfjax.judges.parsing import Missing, own_critique
+    from lfjax.judges.parsing import CUT_OFF, Missing, own_critique
 
     print(f"\n{STOP}")
     request = speaker.request(
         said, begin=begun(answer), max_new_tokens=REFINE_TOKENS.value, sampling=GREEDY
     )
-    found = own_critique(show(speaker, request))
+    text, finish = show(speaker, request)
+    ended = {"length": Missing(CUT_OFF), None: Missing("interrupted")}
+    found = ended[finish] if finish in ended else own_critique(text)
     if isinstance(found, Missing):
         print(f"(not read as a refinement: {found.reason}; the answer stays)", file=sys.stderr)
         return answer
     return found.refinement
 
 
-def show(speaker, request) -> str:
-    """Print an answer as it comes, and how fast it came; the answer."""
+def show(speaker, request) -> tuple[str, str | None]:
+    """Print an answer as it comes, and how fast it came; the answer, and how it ended: `stop`,
+    `length`, or None where the user interrupted it."""
     from lfjax.data.load import safe
     from lfjax.generation.scheduler import stream
 
@@ -141,7 +144,7 @@ def show(speaker, request) -> str:
         print(" …", end="")
     print(flush=True)
     if completion is None:
-        return ""
+        return "", None
     # The first piece waited for the prompt, and for compilation the first time.
     since, before = first
     drawn, seconds = len(completion.ids) - before, time.monotonic() - since
@@ -151,7 +154,7 @@ def show(speaker, request) -> str:
     told = f"({len(completion.ids)} tokens, {drawn / max(seconds, 1e-9):,.0f} tokens/s{cut})"
     dim = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     print(f"\x1b[2m{told}\x1b[0m" if dim else told, file=sys.stderr, flush=True)
-    return completion.text
+    return completion.text, completion.finish
 
 
 if __name__ == "__main__":

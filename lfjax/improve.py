@@ -98,8 +98,8 @@ def read_responses(path: str) -> list:
     twice = [name for name, count in Counter(r.id for r in records).items() if count > 1]
     if twice:
         raise UserError(
-            f"{path}: {len(twice)} ids are there more than once, such as '{twice[0]}'; the improved "
-            "responses could not be told apart. Give each row an id of its own, or none."
+            f"{path}: {len(twice)} ids are there more than once, such as '{twice[0]}'; the "
+            "improved responses could not be told apart. Give each row an id of its own, or none."
         )
     lacking = [r.id for r in records if not r.response]
     if lacking or not records:

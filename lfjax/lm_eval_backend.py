@@ -22,8 +22,8 @@ from lfjax.errors import UserError, nearest
 from lfjax.generation.engine import make_engine
 from lfjax.generation.likelihood import Likelihood
 from lfjax.generation.rules import GREEDY, Sampling
-from lfjax.generation.scheduler import Request, generate
-from lfjax.judges.parsing import Missing, own_critique
+from lfjax.generation.scheduler import Completion, Request, generate
+from lfjax.judges.parsing import CUT_OFF, Missing, own_critique
 from lfjax.models.config import ModelConfig, read_hf_config
 from lfjax.models.hf import resolve_model
 from lfjax.sharding import BATCH, axis_size, make_mesh
@@ -57,7 +57,8 @@ class LfjaxLM(TemplateLM):
       template: of --apply_chat_template: own (the model's), or as `data.template`.
       self_refine: for models trained with SRT, generated answers are refined by the model's own
         feedback, and the refinement alone is what the task reads; where it cannot be read, the
-        first answer is, and counted. The task's stop texts and limit are for what it reads.
+        first answer is, and counted. The task's stop texts are for what it reads; its limit of
+        tokens is not applied.
       refine_tokens: at most, of the first answer, and of feedback and refinement together.
 
     Raises: UserError for arguments or a directory that make no sense.
@@ -164,33 +165,38 @@ class LfjaxLM(TemplateLM):
         refinements."""
         asked = [self.request(*r.args, index=i) for i, r in enumerate(requests)]
         if not self.self_refine:
-            return self.continued("lm_eval: texts", asked)
+            return [done.text for done in self.continued("lm_eval: texts", asked)]
         limit = self.refine_tokens
         longer = [
             self.request(r.args[0], {**r.args[1], "max_gen_toks": limit, "until": [STOP]}, index=i)
             for i, r in enumerate(requests)
         ]
-        first = self.continued("lm_eval: answers", longer)
+        first = [done.text for done in self.continued("lm_eval: answers", longer)]
         begun_turns = [
             encode_pieces(self.words, r.args[0], begun(y)) for r, y in zip(requests, first)
         ]
+        room = self.max_tokens - limit
         again = [
-            Request(ids[-(self.max_tokens - limit) :], limit, GREEDY, stop_ids=self.stop_ids)
-            for ids, _ in begun_turns
+            Request(ids[-room:], limit, GREEDY, stop_ids=self.stop_ids) for ids, _ in begun_turns
         ]
-        said = [own_critique(t) for t in self.continued("lm_eval: refinements", again)]
+        said = [
+            Missing(CUT_OFF) if done.finish == "length" else own_critique(done.text)
+            for done in self.continued("lm_eval: refinements", again)
+        ]
         unread = sum(isinstance(s, Missing) for s in said)
         print(f"lfjax: {unread} of {len(said)} refinements not read; the first answer is scored.")
+        if trimmed := sum(len(ids) > room for ids, _ in begun_turns):
+            print(f"lfjax: {trimmed} of {len(said)} texts lost their start before refinement.")
         texts = [y if isinstance(s, Missing) else s.refinement for s, y in zip(said, first)]
         return [_until(text, r.stop) for text, r in zip(texts, asked)]
 
-    def continued(self, title: str, asked: Sequence[Request]) -> list[str]:
-        """The text of each request's completion."""
+    def continued(self, title: str, asked: Sequence[Request]) -> list[Completion]:
+        """Each request's completion."""
         engine, params = self.engine
-        out = [""] * len(asked)
+        out: list[Completion] = [Completion([], [], "", "length")] * len(asked)
         with progress(title, done=0, total=len(asked), unit="text") as bar:
             for i, done in generate(engine, params, asked, self.words):
-                out[i] = done.text
+                out[i] = done
                 bar.update(1)
         return out
 

@@ -10,6 +10,7 @@ import os
 import re
 import runpy
 import sys
+import traceback
 from pathlib import Path
 
 from absl import app, flags, logging
@@ -18,6 +19,7 @@ from ml_collections import config_flags
 from lfjax import cluster, processes
 from lfjax.errors import UserError, nearest
 
+MEMORY_LINES = 16  # most that are shown of what jax says where memory ran out
 CACHE = Path("~/.cache/lfjax/xla").expanduser()
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -118,9 +120,31 @@ def _unknown_key(argv: list[str], spec: str) -> str | None:
     return None
 
 
+def out_of_memory(error: BaseException) -> str | None:
+    """What to say of a program, or an array, that does not fit the devices; None of other errors."""
+    from jax.errors import JaxRuntimeError
+
+    text = str(error)
+    # Limits of the network have the same name.
+    exhausted = "RESOURCE_EXHAUSTED" in text and re.search("memory|allocat", text, re.IGNORECASE)
+    if not (isinstance(error, JaxRuntimeError) and exhausted):
+        return None
+    frames = [f"{f.filename}:{f.lineno}" for f in traceback.extract_tb(error.__traceback__)]
+    own = [f for f in frames if f.startswith(str(Path(__file__).parent))]
+    at = f" at {own[-1]}" if own else ""
+    # Bytes of a device are hard to read, and a compiler's list of buffers is long.
+    said = re.sub(r"(\d{8,}) bytes", lambda m: f"{int(m[1]) / 2**30:.2f} GiB", text)
+    return (
+        f"out of device memory{at}. What helps: in training, a larger micro_batches, remat=full, a "
+        "smaller row_tokens; in drawing, fewer slots, a smaller max_tokens; in both, more devices, "
+        "with mesh.fsdp. `python -m lfjax.plan` says before a run what fits. The words of jax:\n"
+        + "\n".join(said.splitlines()[:MEMORY_LINES])
+    )
+
+
 def run(door=main) -> None:
-    """Open a door: a UserError ends the program with its message alone and status 2. What ends one
-    of several processes ends all."""
+    """Open a door: a UserError ends the program with its message alone and status 2, and so does
+    too little device memory. What ends one of several processes ends all."""
     try:
         app.run(door, flags_parser=parse_flags)
     except UserError as error:
@@ -128,6 +152,8 @@ def run(door=main) -> None:
 
         processes.fail(2, safe(str(error), lines=True))
     except (Exception, KeyboardInterrupt) as error:
+        if message := out_of_memory(error):
+            processes.fail(2, message)
         if processes.count() == 1:
             raise
         processes.fail_with_traceback(error)

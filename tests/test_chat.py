@@ -36,7 +36,9 @@ def test_a_refinement_that_cannot_be_read(stories):
     one = chat(*flags, "--prompt=Once upon a time")
     assert one.returncode == 0, one.stderr
     assert "\n### Feedback\n" in one.stdout and one.stderr.count("tokens/s") == 2
-    assert "(not read as a refinement: no improved response; the answer stays)" in one.stderr
+    assert (
+        "(not read as a refinement: cut off at the limit of tokens; the answer stays)" in one.stderr
+    )
 
 
 def test_a_conversation(stories):

@@ -91,7 +91,8 @@ def refined(
       scores: keep refinements with these scores alone (the paper's figure 6).
       at_most: keep the first so many; 0 for all.
 
-    Raises: UserError for an unknown choice.
+    Raises: UserError for an unknown choice, and where ties are to be broken by expected scores that
+    are not there.
     """
     for name, value, known in (
         ("ties", ties, TIES),
@@ -153,10 +154,19 @@ def unrefined(
         return None
     if better.score < own.score:
         return "refinement scores lower"
-    surer = r.meta.get(EXPECTED_REFINED, 0.0) > r.meta.get(EXPECTED, 0.0)
-    if better.score == own.score and (ties == "drop" or (ties == "expected" and not surer)):
+    if better.score == own.score and (ties == "drop" or (ties == "expected" and not _surer(r))):
         return "refinement scores the same"
     return "not one of the scores" if scores and better.score not in scores else None
+
+
+def _surer(r: Record) -> bool:
+    """Whether the model expected a higher score of the refinement."""
+    if not {EXPECTED, EXPECTED_REFINED} <= set(r.meta):
+        raise UserError(
+            f"filter: ties='expected', but record '{r.id}' has no expected scores of its two "
+            "sides; both judge stages want expected_score=True."
+        )
+    return r.meta[EXPECTED_REFINED] > r.meta[EXPECTED]
 
 
 def _scored_sides(r: Record) -> tuple[Candidate, Candidate]:

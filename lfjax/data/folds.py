@@ -68,6 +68,28 @@ def folds(
     return out, left
 
 
+PAIRINGS = {"wl": (True, False), "ww": (True, True), "ll": (False, False), "lw": (False, True)}
+
+
+def pairings(records: Sequence[Record], seed: int, *, at_most: int = 0) -> tuple[Folds, Counter]:
+    """Preferences as improved Records, in the four ways that a gap reward compares them: `wl` has
+    the better response as the refinement of the worse one, `ww` as that of itself, and so on.
+
+    Args:
+      at_most: take the first so many; 0 for all.
+    """
+    told = [r for r in records if not no_preference(r)]
+    left = Counter({"no preference": len(records) - len(told)})
+    told = told[:at_most] if at_most else told
+    out: Folds = {name: [] for name in PAIRINGS}
+    for r in told:
+        sides = dict(zip((True, False), best_and_worst(r)))
+        for name, (new, old) in PAIRINGS.items():
+            kept = dict(response=sides[old], refinement=sides[new], candidates=())
+            out[name].append(replace(r, **kept))
+    return out, left
+
+
 def no_preference(record: Record) -> str | None:
     """Why a record prefers nothing to anything; None if it does."""
     texts = [c.text for c in record.candidates] or [record.response or "", record.refinement or ""]

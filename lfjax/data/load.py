@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lfjax.data.folds import prompt_key
 from lfjax.data.mixture import MIXTURE, load_mixture, mixture_blocks
 from lfjax.data.plan import Plan, density, rows_of
 from lfjax.data.records import Record
@@ -88,8 +89,8 @@ def load_records(data, paths: Mapping[str, str], seed: int) -> tuple[Loaded, lis
     out = _kept_out(loaded.records, count, seed)
     if out and len(out) == len(loaded.records):
         raise UserError(
-            f"data.heldout_examples={count}: the records kept out have the prompts of all others, so "
-            "that none is left to train on."
+            f"data.heldout_examples={count}: the records kept out have the prompts of all others, "
+            "so that none is left to train on."
         )
     heldout = [r for i, r in enumerate(loaded.records) if i in out]
     loaded.records = [r for i, r in enumerate(loaded.records) if i not in out]
@@ -100,11 +101,11 @@ def _kept_out(records: list[Record], count: int, seed: int) -> set[int]:
     """Indices of at least so many records; no prompt is on both sides."""
     with_prompt = defaultdict(list)
     for i, record in enumerate(records):
-        with_prompt[record.prompt].append(i)
+        with_prompt[prompt_key(record)].append(i)
     out: set[int] = set()
     for i in random.Random(seed).sample(range(len(records)), count):
         if len(out) < count:
-            out |= set(with_prompt[records[i].prompt])
+            out |= set(with_prompt[prompt_key(records[i])])
     return out
 
 

@@ -18,7 +18,7 @@ from lfjax.data.views import need_critique, need_response
 from lfjax.errors import UserError, nearest
 from lfjax.judges import parsing
 from lfjax.judges.asking import Answer, Question
-from lfjax.judges.parsing import Critique, Missing, Verdict
+from lfjax.judges.parsing import CUT_OFF, Critique, Missing, Verdict
 from lfjax.judges.templates import FOLDER, messages_of
 
 NOT_JUDGED = "not_judged"  # in a record's meta: why, and what was said
@@ -154,7 +154,7 @@ def apply(
 def _unusable(answer: Answer) -> str | None:
     if answer.text is None:
         return answer.reason
-    return "cut off at the limit of tokens" if answer.finish == "length" else None
+    return CUT_OFF if answer.finish == "length" else None
 
 
 def lesson(record: Record) -> Record:

@@ -26,6 +26,9 @@ BARE_VERDICT = re.compile(r"[\W_]*(A|B|tie)[\W_]*", re.IGNORECASE)
 VERDICTS = {"a": "first", "b": "second", "tie": "tie"}
 
 
+CUT_OFF = "cut off at the limit of tokens"
+
+
 @dataclass(frozen=True)
 class Missing:
     """Why an answer says nothing."""

@@ -53,7 +53,7 @@ class Measured:
     replicated: float | None = None
     executed_flops: float = 0.0
     model_flops: float = 0.0
-    collectives: dict[str, dict[str, float]] | None = None
+    collectives: dict[str, dict[str, int]] | None = None
     unknown_loops: int = 0
     seconds: dict[str, float] | None = None
     tokens: float = 0.0
@@ -124,9 +124,9 @@ def measure(program: Program, chip: Chip) -> Measured:
     return Measured(
         fits=fits,
         hbm_bytes=chip.hbm_bytes,
-        peak_bytes=peak,
-        argument_bytes=m.argument_size_in_bytes,
-        temporary_bytes=m.temp_size_in_bytes,
+        peak_bytes=float(peak),
+        argument_bytes=float(m.argument_size_in_bytes),
+        temporary_bytes=float(m.temp_size_in_bytes),
         executed_flops=cost.flops,
         collectives={
             kind: {"calls": cost.calls[kind], "bytes": cost.sent[kind]}

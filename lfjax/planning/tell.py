@@ -47,5 +47,5 @@ def told(m: Measured, chip: Chip) -> list[str]:
     return lines
 
 
-def _gib(size: float) -> str:
+def _gib(size: float | int) -> str:
     return f"{size / GIB:.2f}"

@@ -16,7 +16,7 @@ from lfjax.data.filters import (
     shuffled,
     sides,
 )
-from lfjax.data.folds import exchanged, folds
+from lfjax.data.folds import exchanged, folds, pairings
 from lfjax.data.load import load_records, told
 from lfjax.data.mixture import data_inputs
 from lfjax.data.records import Record, to_jsonl
@@ -58,6 +58,7 @@ FILTERS: dict[str, Callable[..., Filtered]] = {
     "improved": improved,
     "folds": folds,
     "exchanged": exchanged,
+    "pairings": pairings,
 }
 
 

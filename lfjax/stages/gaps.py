@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from lfjax.data.records import Record
+from lfjax.data.records import Feedback, Record, to_jsonl
 from lfjax.data.sources import load
 from lfjax.errors import UserError
 from lfjax.lab.oracle import parts_of, right_share
@@ -34,7 +34,8 @@ def inputs(config) -> dict[str, str]:
 
 
 def gaps(stage: Stage) -> Result:
-    """Measure every system, and write `results.json`.
+    """Measure every system, and write `results.json`, and of every system its Records, with the gap
+    in standard deviations as what is said of them.
 
     Raises: UserError for a reward that scores single texts, and records that nobody improved.
     """
@@ -47,7 +48,10 @@ def gaps(stage: Stage) -> Result:
     bounds = scorer.bands
     results = {"bands": {"worse": bounds[0], "better": bounds[1]}, "systems": {}}
     for name, records in systems.items():
-        results["systems"][name] = measured(records, scorer, bounds, truth=c.truth)
+        found = np.asarray(scorer(records), float)
+        results["systems"][name] = measured(records, found, scorer, bounds, truth=c.truth)
+        said = [_said(r, value / scorer.spread) for r, value in zip(records, found)]
+        write_atomic(stage.folder / f"{name}.jsonl", to_jsonl(said))
     write_atomic(stage.folder / "results.json", json.dumps(results, indent=2) + "\n")
     for name, found in results["systems"].items():
         told = ", ".join(f"{k} {v:.3g}" for k, v in found.items())
@@ -59,11 +63,18 @@ def gaps(stage: Stage) -> Result:
         for key in shown
         if key in found
     }
-    return Result({"results": "results.json"}, headline, {})
+    return Result({"results": "results.json", **{n: f"{n}.jsonl" for n in systems}}, headline, {})
+
+
+def _said(record: Record, value: float) -> Record:
+    """The record with a gap as the only judgment of it."""
+    polarity = "positive" if value > 0 else "negative"
+    return replace(record, feedback=(Feedback("", polarity, author="gap", score=value),))
 
 
 def measured(
     records: Sequence[Record],
+    found: Float[np.ndarray, "n"],
     scorer: Callable[[Sequence[Record]], Float[np.ndarray, "n"]],
     bounds: tuple[float, float],
     *,
@@ -72,6 +83,7 @@ def measured(
     """Numbers of one system.
 
     Args:
+      found: its gaps.
       scorer: records -> centred gaps of refinements over responses.
       bounds: of the bands (`monitors.bands`).
       truth: compare with the oracle of the lab.
@@ -82,7 +94,6 @@ def measured(
     −g(b, a), `self`, the mean of g(a, a), which should be 0; and with `truth`, of pairs that the
     oracle tells apart, the share `agreement` on which the sign of the gap is right.
     """
-    found = np.asarray(scorer(records), float)
     turned = np.asarray(scorer([_turned(r) for r in records]), float)
     same = np.asarray(scorer([replace(r, refinement=r.response) for r in records]), float)
     new, old = ([text(r).split() for r in records] for text in (_new, _old))

@@ -5,6 +5,7 @@ import random
 from collections import Counter
 from dataclasses import replace
 
+from lfjax.data.folds import prompt_key
 from lfjax.data.load import load_records, told
 from lfjax.data.mixture import data_inputs
 from lfjax.data.records import Record, to_jsonl
@@ -108,7 +109,7 @@ def _drawn(stage: Stage) -> list[Record]:
         raise UserError(f"part='{c.part}': expected train or heldout.")
     records = heldout if c.part == "heldout" else loaded.records
     if c.asks != "refinement":
-        records = list({r.prompt: r for r in reversed(records)}.values())[::-1]
+        records = list({prompt_key(r): r for r in reversed(records)}.values())[::-1]
     if not c.examples:
         if c.first_example:
             raise UserError("first_example is set, but examples is 0, which takes all of them.")
@@ -126,12 +127,8 @@ def _drawn(stage: Stage) -> list[Record]:
 def check_apart(records: list[Record], path: str) -> None:
     """Raises: UserError naming a prompt that is also among the Records of a file: what a stage
     learns from must be new to it."""
-
-    def words(record: Record) -> str:
-        return " ".join(record.prompt[-1].content.casefold().split())
-
-    known = {words(r): r for r in load(path, "records").records}
-    shared = [(r, known[words(r)]) for r in records if words(r) in known]
+    known = {prompt_key(r): r for r in load(path, "records").records}
+    shared = [(r, known[prompt_key(r)]) for r in records if prompt_key(r) in known]
     if shared:
         own, other = shared[0]
         raise UserError(

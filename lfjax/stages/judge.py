@@ -122,7 +122,15 @@ def scored_refinements(records: list[Record], ask):
     """
     have = [r for r in records if r.refinement]
     shown = [
-        replace(r, response=r.refinement, refinement=None, feedback=(), candidates=()) for r in have
+        replace(
+            r,
+            response=r.refinement,
+            refinement=None,
+            feedback=(),
+            candidates=(),
+            meta={k: v for k, v in r.meta.items() if k != EXPECTED},
+        )
+        for r in have
     ]
     found, cost = ask(shown)
     judged = {id(r): said for r, said in zip(have, found)}

@@ -32,18 +32,16 @@ WEIGHTS = "refined_by_weights"  # in a record's meta: hash of the model that ref
 def self_refined(
     stage: Stage, speaker: Speaker, records: Sequence[Record]
 ) -> tuple[list[Record], dict[str, Any], dict[str, Any]]:
-    """The responses with the model's own feedback and refinement, greedily (Hu et al. 2024, section
-    3.3); headline numbers; cost.
+    """The responses with the model's own feedback and refinement, decoded as the responses were (Hu
+    et al. 2024, section 3.3); headline numbers; cost.
 
     Where the model's words cannot be read, the first response stays the answer: the record has no
     refinement, and says why.
     """
     c = stage.config
     how = get_judge(SELF, leave_out=c.leave_out)
-    greedy = dict(sampling={"temperature": 0.0}, stop=())
-    asker = local_asker(
-        stage, speaker, max_new_tokens=c.refine_tokens or c.max_new_tokens, **greedy
-    )
+    limit = c.refine_tokens or c.max_new_tokens
+    asker = local_asker(stage, speaker, max_new_tokens=limit, stop=())
     got = collected(stage, [q for r in records for q in questions_of(r, how)], asker)
     done = [apply(r, how, [a], asker.name) for r, a in zip(records, got.answers)]
     why = Counter(reason for _, reason in done if reason)

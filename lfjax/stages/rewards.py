@@ -78,8 +78,8 @@ def open_source(stage: Stage, name: str, block, *, policy: str, improves: bool) 
         if scorer.meaning["max_tokens"] < stage.config.max_tokens:
             print(
                 f"  note: reward '{name}' was trained on texts of at most "
-                f"{scorer.meaning['max_tokens']} tokens; longer ones lose the start of their prompt, "
-                "and where that is not enough have no reward."
+                f"{scorer.meaning['max_tokens']} tokens; longer ones lose the start of their "
+                "prompt, and where that is not enough have no reward."
             )
         return _by_model(scorer, name, block, improves)
     score = _by_rule(block) if block.rule else _by_judge(stage, name, block)
@@ -110,7 +110,9 @@ def _by_model(scorer: Scorer, name: str, block, improves: bool) -> Source:
         return (score - offset) / spread
 
     bands = tuple(map(scaled, scorer.bands)) if scorer.compares else None
-    return Source(name, block.weight, lambda rs: scaled(scorer.where_it_fits(rs)), bands, scorer.compares)
+    return Source(
+        name, block.weight, lambda rs: scaled(scorer.where_it_fits(rs)), bands, scorer.compares
+    )
 
 
 def _by_rule(block) -> Callable[[Sequence[Record]], list[Feedback | None]]:

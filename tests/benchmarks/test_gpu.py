@@ -46,6 +46,16 @@ def test_sizes():
         assert low < total < high, total
 
 
+def test_the_first_of_several_devices():
+    """Is the one that draws, as it is the one that trains."""
+    assert jax.device_count() > 1
+    gpu = runpy.run_path(PROGRAM)
+    how = dict(dtype="float32", remat="none", attention="auto", methods=[], repeats=1)
+    args = Namespace(**vars(TOY), **how, batches=[2], new=2)
+    ((what, seconds),) = gpu["ours"](args)
+    assert what == "sample 2" and seconds > 0
+
+
 @pytest.mark.slow
 def test_every_ratio_is_printed(tmp_path):
     pytest.importorskip("torch")

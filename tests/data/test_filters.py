@@ -181,10 +181,11 @@ def test_ties_by_expected_scores():
     how = {"expected_score": 6.8, "expected_refined": 7.1}
     surer, less = critiqued(7, 7, meta=how), critiqued(7, 7, meta={**how, "expected_refined": 6.7})
     assert refined([surer], 0, ties="expected")[0]
-    for r in (less, critiqued(7, 7)):
-        kept, left = refined([r], 0, ties="expected")
-        assert not kept and dict(left) == {"refinement scores the same": 1}
+    kept, left = refined([less], 0, ties="expected")
+    assert not kept and dict(left) == {"refinement scores the same": 1}
     assert refined([critiqued(6, 7)], 0, ties="expected")[0]
+    with pytest.raises(UserError, match=r"no expected scores .* want expected_score=True"):
+        refined([critiqued(7, 7)], 0, ties="expected")
 
 
 def test_refined_again():

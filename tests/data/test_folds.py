@@ -2,7 +2,7 @@
 
 import pytest
 
-from lfjax.data.folds import exchanged, folds, prompt_key
+from lfjax.data.folds import exchanged, folds, pairings, prompt_key
 from lfjax.data.records import Candidate, Message, Record
 from lfjax.errors import UserError
 
@@ -69,6 +69,19 @@ def test_prompts_to_evaluate_on():
 def test_too_few():
     with pytest.raises(UserError, match=r"2 different prompts .* stay empty"):
         folds([pair(0), pair(1), pair(2, worse="good")], 0)
+
+
+def test_the_four_pairings():
+    records = [pair(0), pair(1, worse="good"), pair(2), pair(3)]
+    found, left = pairings(records, 0, at_most=2)
+    assert dict(left) == {"no preference": 1}
+    assert {name: [(r.refinement, r.response) for r in rs] for name, rs in found.items()} == {
+        "wl": [("good", "bad")] * 2,
+        "ww": [("good", "good")] * 2,
+        "ll": [("bad", "bad")] * 2,
+        "lw": [("bad", "good")] * 2,
+    }
+    assert all([r.id for r in rs] == [records[0].id, records[2].id] for rs in found.values())
 
 
 def test_exchanged_responses_are_anothers():

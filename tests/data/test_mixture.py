@@ -244,6 +244,7 @@ def test_options_belong_to_blocks(tmp_path):
 
 def test_heldout_records_are_of_all_blocks_and_the_same_again(tmp_path):
     """Without it a mixture is evaluated on one of its blocks, or on what was learned."""
+
     def block(name, weight):
         rows = [
             {"id": i, "prompt": f"{name}{i}", "response": "r", "judgment": None} for i in range(40)

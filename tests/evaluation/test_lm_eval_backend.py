@@ -16,6 +16,7 @@ from tests.conftest import ROOT, write_jsonl
 pytest.importorskip("lm_eval", reason='the extra "eval" is not installed')
 
 from lfjax.generation.likelihood import CHUNK, likeliest
+from lfjax.generation.scheduler import Completion
 from lfjax.lm_eval_backend import TARGET, LfjaxLM, main
 
 PAIRS = [
@@ -296,18 +297,17 @@ def test_refinements_alone_are_read(stories, monkeypatch, capsys):
     asked = [request(s, {"until": [". "], "max_gen_toks": 24}) for s in starts]
     assert model.generate_until(asked) == plain.generate_until(asked)
     assert "2 of 2 refinements not read" in capsys.readouterr().out
-    given = iter(
-        ["Weaknesses: a\nAdvice: b\nOverall Score: 3\n### Improved Response\nRed. Blue.", ""]
-    )
+    said = "Weaknesses: a\nAdvice: b\nOverall Score: 3\n### Improved Response\nRed. Blue."
+    given = [Completion([], [], text, end) for text, end in ((said, "stop"), (said, "length"))]
     continued, shown = model.continued, []
 
     def replaced(title, requests):
         if title != "lm_eval: refinements":
             return continued(title, requests)
         shown.extend(model.words.decode(r.ids) for r in requests)
-        return list(given)
+        return given
 
     monkeypatch.setattr(model, "continued", replaced)
     found = model.generate_until(asked)
-    assert found == ["Red", plain.generate_until(asked)[1]]
+    assert found == ["Red", plain.generate_until(asked)[1]]  # the second was cut off
     assert all(text.endswith("### Feedback\n") for text in shown)

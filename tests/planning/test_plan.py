@@ -11,18 +11,7 @@ import pytest
 from lfjax.errors import UserError
 from lfjax.planning import chips
 from lfjax.planning.measure import REFUSED
-from lfjax.planning.shapes import FILES, shape_of
-
-TINY = dict(hidden_size=512, intermediate_size=1024, num_hidden_layers=4, num_attention_heads=8)
-
-
-@pytest.fixture
-def tiny(tmp_path) -> str:
-    """A model directory that has a shape and nothing else."""
-    raw = json.loads((FILES / "llama2_7b.json").read_text())
-    raw |= TINY | dict(num_key_value_heads=8)
-    (tmp_path / "config.json").write_text(json.dumps(raw))
-    return str(tmp_path)
+from lfjax.planning.shapes import shape_of
 
 
 def plan(*args: str) -> subprocess.CompletedProcess:

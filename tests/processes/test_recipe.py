@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -50,15 +51,26 @@ def test_two_processes_are_one(alone, tmp_path, variant, written):
     assert "satisfactory" in group.told(0)
 
 
-@pytest.mark.parametrize("variant", ["together", "host"])
-def test_killed_while_it_collects(alone, tmp_path, variant):
-    """What was answered is not asked again, by however many processes the run goes on."""
-    workdir = tmp_path / "w"
-    group = Group(workdir, 2, 4, config=f"{RECIPE}:{variant}")
+@pytest.fixture(scope="module", params=["together", "host"])
+def killed(request, tmp_path_factory):
+    """Two processes of which the second was killed while they collect, and how they collect."""
+    workdir = tmp_path_factory.mktemp("killed") / "w"
+    group = Group(workdir, 2, 4, config=f"{RECIPE}:{request.param}")
     group.wait_for(workdir / "store" / "part-0-0.jsonl")
     group.processes[1].kill()
     assert group.wait(120)[0] != 0
+    return workdir, request.param
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_killed_while_it_collects(alone, killed, tmp_path, count):
+    """What was answered is not asked again, by however many processes the run goes on, and what is
+    learned from it is the same."""
+    workdir = tmp_path / "w"
+    shutil.copytree(killed[0], workdir)
     before = sum(parts(workdir).values())
-    run(workdir, 1, 8, variant=variant)
-    assert lines(workdir, "answers") == lines(alone, "answers")
+    run(workdir, count, 8 // count, variant=killed[1])
+    for stage in ("answers", "judged"):
+        assert lines(workdir, stage) == lines(alone, stage)
+    np.testing.assert_allclose(losses(workdir, "cut"), losses(alone, "cut"), rtol=1e-5)
     assert before > 0 and sum(parts(workdir).values()) == 24

@@ -24,7 +24,7 @@ def test_bands_copies_and_lengths():
         record(2, "a b c", "x", origin="chosen"),
         record(3, "a b", "a b c", origin="rejected"),
     ]
-    found = measured(records, longer, (-1.5, 1.5))
+    found = measured(records, longer(records), longer, (-1.5, 1.5))
     assert (found["gap_better"], found["gap_similar"], found["gap_worse"]) == (0.25, 0.5, 0.25)
     assert (found["gap_better/of_rejected"], found["gap_better/of_chosen"]) == (0.5, 0.0)
     assert found["copied"] == 0.25 and found["gap"] == pytest.approx(0.5)
@@ -37,9 +37,11 @@ def test_bands_copies_and_lengths():
 def test_a_reward_that_only_sees_the_candidate():
     """Then g(a, b) says nothing of −g(b, a)."""
     records = [record(i, "x " * (1 + i % 3), "x " * (1 + i)) for i in range(9)]
-    found = measured(
-        records, lambda rs: np.array([len(r.refinement) for r in rs], float), (0.0, 1.0)
-    )
+
+    def scorer(records):
+        return np.array([len(r.refinement) for r in records], float)
+
+    found = measured(records, scorer(records), scorer, (0.0, 1.0))
     assert found["antisymmetry"] < 0.5 and found["self"] > 0
 
 
@@ -49,7 +51,9 @@ def test_agreement_with_the_oracle():
     better = [record_of(p, 1, 0) for p in pairs[:6]]
     worse = [record_of(p, 0, 1) for p in pairs[6:10]]
     same = [record_of(p, 0, 0) for p in pairs[10:]]
-    found = measured([*better, *worse, *same], lambda rs: np.ones(len(rs)), (-1.0, 1.0), truth=True)
+    records = [*better, *worse, *same]
+    ones = lambda rs: np.ones(len(rs))  # noqa: E731
+    found = measured(records, ones(records), ones, (-1.0, 1.0), truth=True)
     assert found["told_apart"] == 10 and found["agreement"] == 0.6
     assert found["truth_gain"] != 0
 

@@ -218,12 +218,13 @@ def from_messages(row: Any, where: str, options: dict[str, Any]) -> Yielded:
 def from_prompts(row: Any, where: str, options: dict[str, Any]) -> Yielded:
     """Prompts alone, for a model to answer: texts, or objects with a text or a list of messages in
     the field that the option `prompt` names, or in `messages` or `conversations`; perhaps with
-    `system`, and with `meta`, an object that is kept.
+    `system`, with `meta`, an object that is kept, and with `dataset`, a name that is kept, too.
     """
     if isinstance(row, str):
         row = {options["prompt"]: row}
     prompt = _prompt(has_fields(row, where), options["prompt"], where)
-    meta = value(row, "meta", dict, where, optional=True) or {}
+    meta = {"dataset": row["dataset"]} if isinstance(row.get("dataset"), str) else {}
+    meta |= value(row, "meta", dict, where, optional=True) or {}
     yield Record(identity(row, options["id"], where), "prompts", prompt, meta=meta)
 
 
