@@ -107,9 +107,7 @@ def ours(args) -> Iterator[tuple[str, float]]:
     one = make_mesh({}, jax.devices()[:1])  # the first, as above, where there are several
     for batch in args.batches:
         longest = PROMPT + args.new
-        engine = make_engine(
-            config, one, slots=batch, max_tokens=longest, dtype=args.dtype
-        )
+        engine = make_engine(config, one, slots=batch, max_tokens=longest, dtype=args.dtype)
         placed = engine.place(params)
         prompts = np.random.default_rng(0).integers(3, config.vocab_size, (batch, PROMPT))
         requests = [Request(ids, args.new, GREEDY) for ids in prompts.tolist()]

@@ -276,9 +276,25 @@ def real(c: ConfigDict, *, evaluated: int, judge: dict[str, Any], mode="judge", 
     """The program on one file of pairs, some of whose prompts are kept to be evaluated on."""
     trained = program(c, pairs=c.data, init=c.model, tests=evaluated, **settings)
     tests = of_stage(c.data, "folds/test")
-    tried, systems = inference(c, tests, settings["answers"])
-    compare = evaluate(mode, systems=systems, data=c.data, field="refinement", **judge)
-    return recipe(c, **trained, **tried, compare=compare)
+    answers = settings["answers"]
+    tried, systems = inference(c, tests, answers, temperatures=TEMPERATURES)
+    # Is what is improved used at all? Shown the response to another prompt, an improver that does
+    # is worse.
+    tried["others"] = filter_("exchanged", data=of_stage(c.data, "original"))
+    data = of_stage(c.data, "others")
+    tried["astray"] = improve(data=data, init="hard", temperature=0.4, **answers)
+    repeated = {n: path for n, path in systems.items() if "at_" not in n}
+    varied = {n: path for n, path in systems.items() if n == "original" or n not in repeated}
+    varied |= {n: systems[n] for n in ("by_hard_1", "self_refined_1")} | {"astray": "astray"}
+    how = dict(data=c.data, field="refinement") | judge
+    return recipe(
+        c,
+        **trained,
+        **tried,
+        compare=evaluate(mode, systems=repeated, **how),
+        varied=evaluate(mode, systems=varied, **how | dict(baseline="original")),
+        watched=gaps(gap="gap", systems={n: systems[n] for n in ("by_hard_1", "by_hard_5")}),
+    )
 
 
 def custom():

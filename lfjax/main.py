@@ -121,7 +121,7 @@ def _unknown_key(argv: list[str], spec: str) -> str | None:
 
 
 def out_of_memory(error: BaseException) -> str | None:
-    """What to say of a program, or an array, that does not fit the devices; None of other errors."""
+    """What to say of a program, or an array, that does not fit the devices; None of others."""
     from jax.errors import JaxRuntimeError
 
     text = str(error)

@@ -78,6 +78,7 @@ def train(method: str, *, data: ConfigDict, init: ConfigDict | str, **settings: 
             "blame_examples": 0,
             "blame_records": 32,  # at most, of the held-out ones if there are any; 0 for no pages
             "best": "",  # e.g. heldout/loss: keep and export the checkpoint where it is lowest
+            "patience": 0,  # evaluations without a better one before training ends; 0: never
             "save_steps": 100,
             "save_epochs": 0.0,
             "save_examples": 0,
@@ -158,7 +159,7 @@ def rl(
             "lora": like.lora,
             "optimizer": like.optimizer,
             # who is not learned from: asked about the rollouts of every so manieth step
-            "monitor": {"monitor": _rewarding(monitor)} if monitor else {},
+            "monitor": {"monitor": _rewarding(monitor)},
             "monitor_steps": 1,
             "alarm_steps": 20,  # that were monitored, over which trends are compared
             "save_steps": 10,

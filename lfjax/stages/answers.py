@@ -8,6 +8,7 @@ from typing import Any
 from lfjax import processes
 from lfjax.data.load import told
 from lfjax.errors import UserError
+from lfjax.generation.engine import whole_slots
 from lfjax.generation.speaker import Speaker, open_speaker
 from lfjax.judges.asking import (
     Answer,
@@ -132,7 +133,7 @@ def collected(stage: Stage, questions: Sequence[Question], asker: Asker) -> Coll
             processes.check_same(lambda: digest(sorted(before)), f"the answers in {folder}")
         if apart:
             processes.gather(len(before))  # nobody writes before all have read
-        own = questions
+        own, slots = questions, whole_slots(stage.config.slots, stage.mesh) if local else 0
         if apart:
             parts = count if local else 1  # an endpoint is asked by process 0
             own = share(questions, asker, me, parts) if me < parts else []
@@ -142,7 +143,7 @@ def collected(stage: Stage, questions: Sequence[Question], asker: Asker) -> Coll
             store,
             budget=None if budget < 0 else budget,
             stopped=lambda: not together and bool(stop.anywhere()),
-            leave=_leave(stop, stage.config.slots, together) if local else lambda answer: False,
+            leave=_leave(stop, slots, together) if local else lambda answer: False,
             name=stage.name,
         )
     left, number = got.left, stop.obeyed or stop.asked

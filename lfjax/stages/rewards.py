@@ -40,7 +40,7 @@ class Source:
     compares: bool = False
 
 
-def reward_inputs(blocks: ConfigDict) -> dict[str, str]:
+def reward_inputs(blocks: Mapping[str, ConfigDict]) -> dict[str, str]:
     """What sources, settings by name, read, by role: `reward/NAME`.
 
     Raises: UserError for a source that is not exactly one of `KINDS`.
@@ -58,6 +58,11 @@ def reward_inputs(blocks: ConfigDict) -> dict[str, str]:
         elif block.judge:
             out |= {f"reward/{name}": path for path in asker_inputs(block).values()}
     return out
+
+
+def monitors(config) -> dict[str, ConfigDict]:
+    """The settings of who is not learned from, by name, where there is anybody."""
+    return {n: block for n, block in config.monitor.items() if any(block[k] for k in KINDS)}
 
 
 def open_source(stage: Stage, name: str, block, *, policy: str, improves: bool) -> Source:

@@ -30,7 +30,7 @@ from lfjax.sharding import BATCH, axis_size, put
 from lfjax.stages.artifacts import Result, Stage
 from lfjax.stages.monitors import alarm, kl_of, of_monitor, of_policy, of_rewards, of_texts
 from lfjax.stages.policy import make_policy, make_rows, measure
-from lfjax.stages.rewards import Source, open_source, reward_inputs, total, values_of
+from lfjax.stages.rewards import Source, monitors, open_source, reward_inputs, total, values_of
 from lfjax.stages.rollouts import Draw, Kept, Rollout, make_tasks, sample
 from lfjax.stages.train import is_due
 from lfjax.stages.trainable import check_model
@@ -61,7 +61,7 @@ def inputs(config) -> dict[str, str]:
         **models,
         **adapter,
         **reward_inputs(config.rewards),
-        **reward_inputs(config.monitor),
+        **reward_inputs(monitors(config)),
     }
 
 
@@ -90,7 +90,7 @@ def rl(stage: Stage) -> Result:
     # --- rewards ------------------------------------------------------------------------------
     how = dict(policy=source, improves=bool(c.reference))
     sources = [open_source(stage, name, c.rewards[name], **how) for name in c.rewards]
-    watched = [open_source(stage, name, c.monitor[name], **how) for name in c.monitor]
+    watched = [open_source(stage, name, block, **how) for name, block in monitors(c).items()]
 
     # --- state: restored or new ---------------------------------------------------------------
     o, updates = c.optimizer, c.mini_batches * c.passes

@@ -3,6 +3,7 @@
 import json
 import time
 from collections import deque
+from collections.abc import Sequence
 from functools import cache
 
 import jax
@@ -98,13 +99,15 @@ def train(stage: Stage) -> Result:
     state_shardings, frozen_shardings = jax.tree.map(lambda x: x.sharding, (abstract, frozen))
     checkpoints = Checkpoints(stage.folder / "checkpoints", keep=c.keep, best=c.best)
     done, before = processes.decide(checkpoints.latest) or 0, 0.0
+    evaluated: list[float] = []  # what `best` names, at every evaluation
     fresh = cache(model.fresh)  # for the reference and for the state, which uses it up
     if method.needs_reference(**options):
         parts = {"train": batches} | ({"heldout": heldout} if heldout else {})
         parts = with_reference(stage, parts, model.logprobs, lambda: (fresh(), frozen))
         batches, heldout = parts["train"], parts.get("heldout")
     if done:
-        state, before = checkpoints.restore(done, abstract), checkpoints.meta(done)["seconds"]
+        state, told = checkpoints.restore(done, abstract), checkpoints.meta(done)
+        before, evaluated = told["seconds"], told.get("evaluated", [])
         print(f"  continuing after step {done} of {batches.plan.steps}", flush=True)
     else:
         state = new_state(fresh(), tx, state_shardings)
@@ -155,6 +158,12 @@ def train(stage: Stage) -> Result:
     profiling = Profile(stage.folder / "profile", c.profile_first_step, c.profile_steps)
     with StopSignal() as stop, progress(stage.name, done=done, total=last) as bar, profiling:
         for step in range(done + 1, last + 1):
+            if gave_up(evaluated, c.patience):
+                print(
+                    f"\n  ends at step {step - 1}: no better {c.best} for {c.patience} evaluations"
+                )
+                last = step - 1
+                break
             profiling(step, state)
             rows = put(batches.rows(step - 1), mesh, P(BATCH))
             rate = put(rates[step - 1], mesh, P())
@@ -169,10 +178,11 @@ def train(stage: Stage) -> Result:
                 scores = {}
                 if evaluating:
                     scores = evaluate(eval_step, state.params, frozen, heldout, mesh)
+                    evaluated += [scores[c.best]] if c.best else []
                 values = reporter(bar, *pending, scores)  # stops here rather than save a bad state
                 pending = None
-                seconds = time.monotonic() - start
-                checkpoints.save(step, state, {**meta, "seconds": seconds}, values)
+                now = {"seconds": time.monotonic() - start, "evaluated": [*evaluated]}
+                checkpoints.save(step, state, meta | now, values)
             if is_due(step, every["blame"]) and step < last:
                 blame(step, (state.params, frozen))
             if stopping and step < last:
@@ -202,10 +212,18 @@ def train(stage: Stage) -> Result:
         return Result({}, {}, {})  # the log is process 0's
     told = {k: meaning[k] for k in ("offset", "spread") if meaning}
     told |= {"alarm_step": alarms.rung} if alarms.rung else {}
-    return summary(stage, batches, config, chosen or last, time.monotonic() - start, told)
+    seconds = time.monotonic() - start
+    return summary(stage, batches, config, (last, chosen or last), seconds, told)
 
 
 # --- parts of the stage -----------------------------------------------------------------------
+
+
+def gave_up(evaluated: Sequence[float], patience: int) -> bool:
+    """Whether the last `patience` evaluations were no better than the best one before them."""
+    return 0 < patience < len(evaluated) and min(evaluated[-patience:]) >= min(
+        evaluated[:-patience]
+    )
 
 
 def make_data(
@@ -239,6 +257,8 @@ def make_data(
         print("  " + line, flush=True)
     ended = eos_share(encoded, tokenizer, template)
     print(f"  responses whose end is learned: {ended:.0%}", flush=True)
+    if c.patience and not c.best:
+        raise UserError("patience: set best, the metric that has to become better.")
     if not every["eval"]:
         if c.best:
             raise UserError(
@@ -350,18 +370,18 @@ def summary(
     stage: Stage,
     batches: Batches,
     config: ModelConfig,
-    chosen: int,
+    ended: tuple[int, int],
     seconds: float,
     more: dict[str, float],
 ) -> Result:
     """Headline numbers, from the log: a run that was restarted at its very end has no others.
-    `more` is added to them."""
+    `ended` says after which step, and which one is exported; `more` is added to the numbers."""
     rows = map(json.loads, (stage.folder / "metrics.jsonl").read_text().splitlines())
     at = {row["step"]: row for row in rows}
-    plan = batches.plan
-    headline = {"steps": plan.steps, "loss": at[plan.steps]["loss"], "exported_step": chosen}
+    last, chosen = ended
+    headline = {"steps": last, "loss": at[last]["loss"], "exported_step": chosen}
     headline |= {k: v for k, v in at[chosen].items() if k.startswith("heldout/")} | more
-    lengths = [n for s in range(plan.steps) for n in batches.segment_lengths(s)]
+    lengths = [n for s in range(last) for n in batches.segment_lengths(s)]
     cost = {
         "tokens": sum(lengths),
         "model_flops": train_flops(config, lengths),

@@ -33,7 +33,7 @@ def test_prompts(tmp_path):
     turns = [{"role": r, "content": r} for r in ("user", "assistant", "user")]
     rows = [
         "Hi",
-        {"id": 3, "q": "Ho", "system": "Be brief.", "meta": {"w": 1}},
+        {"id": 3, "q": "Ho", "system": "Be brief.", "meta": {"w": 1}, "dataset": "koala"},
         {"messages": turns},
     ]
     path = write_jsonl(tmp_path / "a.jsonl", rows)
@@ -41,7 +41,7 @@ def test_prompts(tmp_path):
     assert [r.id for r in found] == ["a.jsonl:1", "3", "a.jsonl:3"]
     contents = [[m.content for m in r.prompt] for r in found]
     assert contents == [["Hi"], ["Be brief.", "Ho"], ["user", "assistant", "user"]]
-    assert found[1].meta == {"w": 1} and all(r.response is None for r in found)
+    assert found[1].meta == {"w": 1, "dataset": "koala"} and all(r.response is None for r in found)
     with pytest.raises(RecordError, match=r"a\.jsonl:2: has none of the fields 'prompt'"):
         load(path, "prompts")
     for row, said in ((3, "found int, expected an object"), (" ", "field 'prompt' is empty")):

@@ -1,5 +1,5 @@
-"""`tpu_pod.sh` and `gpu_host.sh` with stand-ins for gcloud and ssh, which run what a host is told in
-a folder of this machine."""
+"""`tpu_pod.sh` and `gpu_host.sh` with stand-ins for gcloud and ssh, which run what a host is told
+in a folder of this machine."""
 
 import fcntl
 import os

@@ -140,18 +140,38 @@ def test_not_finite_stops_and_keeps_the_last_good(tmp_path):
     assert steps(tmp_path) == list(range(1, step))
 
 
+RUINED = (  # better for a while
+    "--config.stages.base.best=heldout/loss",
+    "--config.stages.base.eval_steps=4",
+    "--config.stages.base.keep=1",
+    "--config.stages.base.optimizer.learning_rate=0.3",
+    "--config.stages.base.optimizer.decay=constant",
+    "--config.stages.base.optimizer.warmup_steps=200",
+)
+
+
+def test_training_ends_when_nothing_gets_better(tmp_path):
+    """Also where it was stopped right before its end: then no step is taken."""
+    args = (*RUINED, "--config.stages.base.eval_steps=1", "--config.stages.base.patience=1")
+    done = run_main(tmp_path, *args)
+    assert done.returncode == 0, done.stderr
+    assert "no better heldout/loss for 1 evaluations" in done.stdout
+    headline = json.loads((tmp_path / STAGE / "done.json").read_text())["headline"]
+    ended = headline["steps"]
+    assert ended < 24 and headline["exported_step"] == ended - 1
+    log = (tmp_path / STAGE / "metrics.jsonl").read_bytes()
+    (tmp_path / STAGE / "done.json").unlink()
+    again = run_main(tmp_path, *args)
+    assert again.returncode == 0, again.stderr
+    assert f"continuing after step {ended}" in again.stdout
+    assert json.loads((tmp_path / STAGE / "done.json").read_text())["headline"] == headline
+    assert (tmp_path / STAGE / "metrics.jsonl").read_bytes() == log
+
+
 def test_best_checkpoint_is_exported(tmp_path):
     """With a rate that ruins the model the best is not the last, and the best is what is
     exported."""
-    args = (
-        "--config.stages.base.best=heldout/loss",
-        "--config.stages.base.eval_steps=4",
-        "--config.stages.base.keep=1",
-        "--config.stages.base.optimizer.learning_rate=0.3",
-        "--config.stages.base.optimizer.decay=constant",
-        "--config.stages.base.optimizer.warmup_steps=200",
-    )
-    done = run_main(tmp_path, *args)
+    done = run_main(tmp_path, *RUINED)
     assert done.returncode == 0, done.stderr
     rows = [
         json.loads(line) for line in (tmp_path / STAGE / "metrics.jsonl").read_text().splitlines()

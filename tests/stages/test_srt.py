@@ -16,8 +16,10 @@ from lfjax.data.records import Feedback, Message, Record
 from lfjax.errors import UserError
 from lfjax.generation.speaker import Speaker
 from lfjax.judges.asking import Answer, Asker, Collected
+from lfjax.recipe import base, generate
 from lfjax.stages import own_words
 from lfjax.stages.artifacts import Stage
+from lfjax.stages.generate import draw
 from lfjax.stages.own_words import WEIGHTS, check_own, expected_scores, self_refined
 from tests.conftest import ROOT, write_jsonl
 from tests.judges.servers import Chat, completion, serving
@@ -156,6 +158,16 @@ def test_prompts_that_the_other_stage_has_learned_from(tmp_path, responses):
     assert "1 of 3 prompts are also in" in done.stderr and "'1' is 'x' there" in done.stderr
 
 
+def test_prompts_that_differ_in_case_and_spaces_alone_are_drawn_once(tmp_path):
+    """Else two stages that draw from one file could share them."""
+    asked = ("Name a colour.", "name  a colour.", "Name a number.", "Name a colour!")
+    path = write_jsonl(tmp_path / "prompts.jsonl", [{"prompt": text} for text in asked])
+    data = base(source="prompts", path=path).data
+    config = generate(data=data, init="model", examples=3)
+    found = draw(SimpleNamespace(config=config, inputs={"data": path}, seed=0, name="answers"))
+    assert sorted(r.prompt[0].content for r in found) == sorted(asked[:1] + asked[2:])
+
+
 def test_a_second_stage_that_starts_from_another_model(tmp_path):
     """Pairs that the start of training did not write are refused before anything is computed."""
     row = {"prompt": "Name a colour.", "chosen": "It is blue.", "rejected": "Seven."}
@@ -210,12 +222,19 @@ def test_what_cannot_be_read_leaves_the_first_answer(monkeypatch):
         return Collected(given, 0, given, 0, 0.0)
 
     monkeypatch.setattr(own_words, "collected", collected)
-    monkeypatch.setattr(own_words, "local_asker", lambda *a, **k: Asker("m", {}, iter))
+    how = {}
+
+    def local_asker(*_, **changed):
+        how.update(changed)
+        return Asker("m", {}, iter)
+
+    monkeypatch.setattr(own_words, "local_asker", local_asker)
     records = [replace(RECORD, id=str(i)) for i in range(3)]
     out, numbers, _ = self_refined(stage(), object.__new__(Speaker), records)
     assert [q.begin for q in asked] == [("Seven.", "\n\n### Feedback\n")] * 3
     assert [r.refinement for r in out] == ["Blue.", None, None]
     assert numbers["refined"] == 1 and numbers["first_answer_kept"] == 2
+    assert set(how) == {"max_new_tokens", "stop"}  # decoded as the responses were
     assert out[0].meta[WEIGHTS] == "abc" and isinstance(out[0].feedback[0], Feedback)
     reasons = [r.meta["not_judged"]["reason"] for r in out[1:]]
     assert reasons == ["no improved response", "empty"]
