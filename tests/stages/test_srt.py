@@ -164,7 +164,7 @@ def test_prompts_that_differ_in_case_and_spaces_alone_are_drawn_once(tmp_path):
     path = write_jsonl(tmp_path / "prompts.jsonl", [{"prompt": text} for text in asked])
     data = base(source="prompts", path=path).data
     config = generate(data=data, init="model", examples=3)
-    found = draw(SimpleNamespace(config=config, inputs={"data": path}, seed=0, name="answers"))
+    found = draw(replace(stage(), config=config, inputs={"data": path}))
     assert sorted(r.prompt[0].content for r in found) == sorted(asked[:1] + asked[2:])
 
 
