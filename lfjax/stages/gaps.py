@@ -50,7 +50,7 @@ def gaps(stage: Stage) -> Result:
     for name, records in systems.items():
         found = np.asarray(scorer(records), float)
         results["systems"][name] = measured(records, found, scorer, bounds, truth=c.truth)
-        said = [_said(r, value / scorer.spread) for r, value in zip(records, found)]
+        said = [_said(r, float(value)) for r, value in zip(records, found / scorer.spread)]
         write_atomic(stage.folder / f"{name}.jsonl", to_jsonl(said))
     write_atomic(stage.folder / "results.json", json.dumps(results, indent=2) + "\n")
     for name, found in results["systems"].items():
