@@ -42,6 +42,14 @@ CURVES = {  # figure -> its axis, and curves of systems by their places on it
 }
 
 
+BESIDE = {
+    "base": ("base", ":"),
+    "refinements_only": ("plain SFT", "--"),
+    "voted": ("commonest of 7", "-."),
+    "best_known": ("best of 7, if known", "-"),
+}
+
+
 def values(cells: dict, system: str) -> np.ndarray:
     """Accounts right of a system, by repetition."""
     return np.array([seed["right"] for seed in cells[system]])
@@ -65,9 +73,11 @@ def draw(name: str, cells: dict, axis) -> None:
         told = ", ".join(f"{a:g} {b:.3f}" for a, b in zip(x, y.mean(axis=1)))
         mean, low, high = slope(x, y)
         print(f"  {kind}: {told}; slope {mean:+.4f} [{low:+.4f}, {high:+.4f}]")
-    axis.axhline(values(cells, "base").mean(), color="grey", linestyle=":", label="base")
-    axis.set(xlabel=label, ylabel="accounts right", ylim=(0, 1))
-    axis.legend()
+    for system, (beside, style) in BESIDE.items():
+        level = values(cells, system).mean()
+        axis.axhline(level, color="grey", linestyle=style, linewidth=1, label=beside)
+    axis.set(xlabel=label, ylabel="accounts right", ylim=(0, 1.05))
+    axis.legend(ncols=2, fontsize="small")
 
 
 def main() -> None:
