@@ -70,6 +70,8 @@ def run_recipe(config, workdir: str, rerun: tuple[str, ...] = ()) -> None:
     for name in rerun:
         if name not in config.order:
             raise UserError(f"--rerun: no stage '{name}'. {nearest(name, config.order)}")
+    for name in config.order:  # what the last one lacks is said before the first one runs
+        _sources(config, name)
     mesh = make_mesh(dict(config.mesh))
     cluster.connect(mesh)
     for position, name in enumerate(config.order, 1):
@@ -87,8 +89,7 @@ def run_recipe(config, workdir: str, rerun: tuple[str, ...] = ()) -> None:
 
 def _prepare(config, folder: Path, name: str, mesh) -> Stage:
     """The stage with its inputs resolved."""
-    own = config.stages[name]
-    sources = STAGES[own.kind][1](own)
+    own, sources = config.stages[name], _sources(config, name)
     inputs = {
         role: find_input(name, role, source)
         for role, source in sources.items()
@@ -104,6 +105,15 @@ def _prepare(config, folder: Path, name: str, mesh) -> Stage:
     identity = {"config": settings, "seed": seed, "inputs": found["hashes"]}
     identity = json.loads(json.dumps(identity, default=str))  # as it will be read back
     return Stage(name, folder / name, own, inputs, seed, mesh, identity)
+
+
+def _sources(config, name: str) -> dict[str, str]:
+    """What a stage reads, by role. Raises: UserError for settings that make no sense."""
+    own = config.stages[name]
+    try:
+        return STAGES[own.kind][1](own)
+    except UserError as error:
+        raise UserError(f"stage '{name}': {error}") from None
 
 
 def _stage_of(source: str) -> str:

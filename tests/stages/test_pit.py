@@ -7,7 +7,7 @@ import pytest
 
 from lfjax.errors import UserError
 from lfjax.stages.run import STAGES
-from tests.conftest import ROOT
+from tests.conftest import ROOT, write_jsonl
 from tests.stages.conftest import run_main
 
 TRAINED = ("folds", "policy", "improver", "reward", "gap", "policy_rl", "easy", "own", "hard")
@@ -55,6 +55,15 @@ def test_variants_say_the_papers_program(variant):
 def test_unknown_variant():
     with pytest.raises(UserError, match="unknown variant 'labb'"):
         config("labb")
+
+
+def test_a_judge_is_missed_before_anything_is_trained(tmp_path, stories):
+    row = {"prompt": "Name a colour.", "chosen": "It is blue.", "rejected": "Seven."}
+    data = write_jsonl(tmp_path / "pairs.jsonl", [row])
+    flags = (f"--config.data.path={data}", f"--config.model.path={stories}")
+    run = run_main(tmp_path / "w", *flags, config="configs/pit.py:custom", quick=False)
+    assert run.returncode == 2 and "stage 'compare': nobody to ask" in run.stderr
+    assert not (tmp_path / "w" / "folds").exists()
 
 
 @pytest.mark.slow
