@@ -8,7 +8,7 @@ Some 7 minutes of one core's time each; stopped anywhere, the same command conti
 cell. benchmarks/pit_claims.py draws the curves.
 
 claims    the above; with a number in its place, so many repetitions
-smoke     two repetitions with next to no data, for tests; it writes to its workdir alone
+smoke     one repetition with next to no data, for tests; it writes to its workdir alone
 """
 
 from ml_collections import ConfigDict
@@ -110,7 +110,7 @@ def ordering(c: ConfigDict) -> dict[str, ConfigDict]:
 
 
 def smoke():
-    return claimed(2, "", pit.smoke)
+    return claimed(1, "", pit.smoke)
 
 
 VARIANTS = {"claims": claimed, "smoke": smoke}

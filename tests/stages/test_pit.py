@@ -68,26 +68,30 @@ def test_a_judge_is_missed_before_anything_is_trained(tmp_path, stories):
 
 @pytest.mark.slow
 def test_smoke(tmp_path):
-    run = run_main(tmp_path, config="configs/pit.py:smoke", quick=False)
+    run = run_main(tmp_path, config="configs/claims_pit.py:smoke", quick=False)
     assert run.returncode == 0, run.stderr
 
     def lines(path):
         return [json.loads(line) for line in (tmp_path / path).read_text().splitlines()]
 
     folds = {
-        name: {r["prompt"][0]["content"] for r in lines(f"folds/{name}.jsonl")}
+        name: {r["prompt"][0]["content"] for r in lines(f"s0_folds/{name}.jsonl")}
         for name in ("sft", "rm", "rl")
     }
     assert sum(map(len, folds.values())) == len(set.union(*folds.values())) == 360
     gate = json.loads((tmp_path / "gate" / "gate.json").read_text())
     assert set(gate) == {"gate", "at_least", "passed"}
-    meaning = json.loads((tmp_path / "gap" / "hf" / "score.json").read_text())
+    meaning = json.loads((tmp_path / "s0_gap" / "hf" / "score.json").read_text())
     assert meaning["kind"] == "gap" and set(meaning["means"]) == {"wl", "ww", "ll", "lw"}
     # A chain: each step improves what the one before has made.
-    first, second = ({r["id"]: r for r in lines(f"by_hard/step{k}.jsonl")} for k in (1, 2))
+    first, second = ({r["id"]: r for r in lines(f"s0_by_hard/step{k}.jsonl")} for k in (1, 2))
     assert second and all(r["response"] == first[i]["refinement"] for i, r in second.items())
     results = json.loads((tmp_path / "compare" / "results.json").read_text())
     systems = {"original", "by_hard_1", "by_hard_5", "by_easy", "self_refined_5", "self_at_060"}
     assert systems <= set(results["systems"])
-    watched = json.loads((tmp_path / "watched" / "results.json").read_text())
+    claims = json.loads((tmp_path / "claims" / "claims.json").read_text())
+    assert len(claims) == 24
+    ordered = json.loads((tmp_path / "ordering" / "results.json").read_text())["systems"]
+    assert set(ordered) == {"wl", "ww", "ll", "lw"}
+    watched = json.loads((tmp_path / "s0_watched" / "results.json").read_text())
     assert "agreement" in watched["systems"]["by_hard_1"]
