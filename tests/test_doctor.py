@@ -52,11 +52,11 @@ def test_demonstration():
     assert base.startswith("base: sft\n")
     for part in (base, cut):
         assert "responses whose end is learned: 100%" in part
-        assert re.search(r"lfjax.lab.demo +280 +117 +163 +280 +0 +none", part)
+        assert re.search(r"lfjax.lab.demo +280 +123 +157 +280 +0 +none", part)
         assert "prompts, with their template: 280, from 34 to 39" in part
         assert "model: 127,296 parameters, all trained" in part
-    assert "judgments: 163, from 10 to 27" in cut and "judgments:" not in base
-    assert "whole segments (max_tokens=128): 443, from 48 to 90" in cut
+    assert "judgments: 157, from 10 to 27" in cut and "judgments:" not in base
+    assert "whole segments (max_tokens=128): 437, from 48 to 90" in cut
     assert "batch_examples=8: 35 steps an epoch, 8.0 examples a step" in cut
     assert "instead, batch_rows=3: " in cut
     for rows in (1, 2, 3):  # seven arrays of four bytes a token, and one number a row
@@ -66,7 +66,7 @@ def test_demonstration():
     assert pairs
     for record, segment in pairs:
         assert f"segment {segment}: record {record}, JUDGED, " in cut
-    assert "### Response:\n      ⟦The wolf is white, eats fish and sleeps in the reeds.</s>⟧" in cut
+    assert "### Response:\n      ⟦The bear is yellow, eats leaves and sleeps in a barn.</s>⟧" in cut
     assert "DIFFER" not in cut
 
 

@@ -98,14 +98,22 @@ def load_records(data, paths: Mapping[str, str], seed: int) -> tuple[Loaded, lis
 
 
 def _kept_out(records: list[Record], count: int, seed: int) -> set[int]:
-    """Indices of at least so many records; no prompt is on both sides."""
-    with_prompt = defaultdict(list)
+    """Indices of so many records, or a few more where prompts with several records do not add up to
+    that; no prompt is on both sides."""
+    groups: dict[str, set[int]] = defaultdict(set)
     for i, record in enumerate(records):
-        with_prompt[prompt_key(record)].append(i)
+        groups[prompt_key(record)].add(i)
+    drawn = random.Random(seed).sample(range(len(records)), count)
+    known = set(drawn)
+    others = [i for i in range(len(records)) if i not in known]
     out: set[int] = set()
-    for i in random.Random(seed).sample(range(len(records)), count):
-        if len(out) < count:
-            out |= set(with_prompt[prompt_key(records[i])])
+    for most in (count, len(records)):  # a larger group is taken where the small ones are too few
+        for i in (*drawn, *others):
+            if len(out) >= count:
+                return out
+            group = groups[prompt_key(records[i])] - out
+            if len(out) + len(group) <= most:
+                out |= group
     return out
 
 

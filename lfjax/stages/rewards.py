@@ -40,7 +40,7 @@ class Source:
     compares: bool = False
 
 
-def reward_inputs(blocks: Mapping[str, ConfigDict]) -> dict[str, str]:
+def reward_inputs(blocks: ConfigDict | Mapping[str, ConfigDict]) -> dict[str, str]:
     """What sources, settings by name, read, by role: `reward/NAME`.
 
     Raises: UserError for a source that is not exactly one of `KINDS`.

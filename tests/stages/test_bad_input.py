@@ -112,7 +112,8 @@ RECORD = {
 )
 def test_records(tmp_path, change, said):
     """File, line, field and expectation."""
-    good = [RECORD | {"id": f"r{i}"} for i in range(10)]
+    asked = [[{"role": "user", "content": f"Hi {i}"}] for i in range(10)]
+    good = [RECORD | {"id": f"r{i}", "prompt": prompt} for i, prompt in enumerate(asked)]
     path = write_jsonl(tmp_path / "bad.jsonl", [*good, RECORD | change])
     text = refused(tmp_path / "w", f"--config.data.path={path}", "--config.data.heldout_examples=1")
     assert said in text

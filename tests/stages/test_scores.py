@@ -95,7 +95,7 @@ def test_reward_learns_the_preference(reward):
     assert rows[0]["ties"] == 1 and rows[0]["accuracy"] == 0.5
     assert rows[-1]["heldout/accuracy"] == 1
     meaning = json.loads((reward / "hf" / "score.json").read_text())
-    assert meaning["kind"] == "reward" and meaning["spread"] > 0 and meaning["heldout"] == 4
+    assert meaning["kind"] == "reward" and meaning["spread"] > 0 and meaning["heldout"] == 6
     assert meaning["means"]["chosen"] > meaning["means"]["rejected"]
     head = load_file(reward / "hf" / "score.safetensors")["score.kernel"]
     assert head.dtype == np.float32 and np.abs(head).max() > 0
@@ -122,7 +122,7 @@ def test_what_was_trained_scores_the_same_when_it_is_read_again(gap, one_device)
     worse = [record(a, GOOD.format(a, f), BAD.format(a, f)) for a in ANIMALS for f in foods]
     same, gain, loss = scorer(good + bad), scorer(better), scorer(worse)
     assert gain.min() > np.abs(same).max() and loss.max() < 0
-    for gaps, name in ((gain, "wl"), (loss, "lw")):  # all pairs against the held-out four
+    for gaps, name in ((gain, "wl"), (loss, "lw")):  # all pairs against those held out
         assert gaps.mean() + meaning["offset"] == pytest.approx(meaning["means"][name], rel=0.25)
 
 
