@@ -59,7 +59,15 @@ PODS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "v6e:8x8",
         (f"{SRT}tulu2_13b", "--stage=stage1,stage2", TENSOR_2),
     ),
-    "srt_70b_v6e": ("SRT, Tulu 2 70B", "v6e:8x8", (f"{SRT}tulu2_70b", "--stage=stage1,stage2")),
+    "srt_70b_v6e": (
+        "SRT, Tulu 2 70B",
+        "v6e:8x8",
+        (
+            f"{SRT}tulu2_70b",
+            "--stage=stage1,stage2",
+            "--config.stages.stage2.micro_batches=2",  # without them 32.5 GiB
+        ),
+    ),
     "cut_13b_h100": ("CUT with the authors' adapters, 13B", "h100:1", (AUTHORS,)),
     "cut_13b_nf4": (
         "the same on a base in 4 bits",
