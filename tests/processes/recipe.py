@@ -1,6 +1,6 @@
 """Recipes for several processes, small. `together` and `host` have all kinds of stages: a model,
 one or one on every host, answers, a rule judges, CUT learns. `adapters` trains with an evaluation
-and a page of blame."""
+and a page of blame; `served` asks an endpoint (`--config.stages.answers.endpoint.url=URL`)."""
 
 from pathlib import Path
 
@@ -18,6 +18,12 @@ def get_config(arg="together"):
         lora = dict(rank=2, dropout=0.1)
         more = dict(lora=lora, total_steps=16, eval_steps=8, blame_records=4)
         return recipe(c, cut=train("cut", data=c.data, init=c.model, **SMALL, **more))
+    if arg == "served":
+        endpoint = dict(url="", model="m", key_env="")
+        answers = generate(data=c.data, init="", examples=24, endpoint=endpoint)
+        told = judge("rule", data=of_stage(c.data, "answers"), rule="lfjax.judges.rules:length")
+        told.rule_options = dict(at_least=5)
+        return recipe(c, answers=answers, judged=told)
     answers = dict(examples=24, max_new_tokens=8, max_tokens=96, slots=8, per_host=arg == "host")
     rule = dict(rule="lfjax.judges.rules:length", rule_options=dict(at_least=5))
     steps = dict(total_steps=4, blame_records=0)

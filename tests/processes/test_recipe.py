@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
+from tests.judges.servers import Chat, completion, serving
 from tests.processes.conftest import RECIPE, Group, run
 
 pytestmark = pytest.mark.slow
@@ -49,6 +50,16 @@ def test_two_processes_are_one(alone, tmp_path, variant, written):
     done = json.loads((workdir / "answers" / "done.json").read_text())
     assert done["cost"]["asked"] == 24 and done["provenance"]["processes"] == 2
     assert "satisfactory" in group.told(0)
+
+
+def test_one_process_asks_an_endpoint(tmp_path):
+    """The others wait for it, and all read the same records."""
+    chat = Chat(lambda text: completion(f"Yes: {text}"))
+    with serving(chat) as url:
+        flag = f"--config.stages.answers.endpoint.url={url}"
+        run(tmp_path / "w", 2, 4, flag, variant="served")
+    assert len(chat.asked) == 24 and parts(tmp_path / "w") == {0: 24}
+    assert len(lines(tmp_path / "w", "judged")) == 24
 
 
 @pytest.fixture(scope="module", params=["together", "host"])
