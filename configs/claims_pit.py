@@ -14,6 +14,7 @@ smoke     one repetition with next to no data, for tests; it writes to its workd
 from ml_collections import ConfigDict
 
 from configs import pit
+from lfjax.data.folds import PAIRINGS
 from lfjax.errors import UserError, nearest
 from lfjax.recipe import (
     claims,
@@ -31,7 +32,6 @@ from lfjax.recipe import (
 
 CLAIMS = "docs/claims/pit.claims.json"
 SEEDS, FIRST = 10, 1  # the world of seed 0 was looked at while settings were found
-PAIRINGS = ("wl", "ww", "ll", "lw")
 DECODED = {"original_040": 0.4, "original_greedy": 0.0}
 AS_LONG = {"easy_as_long": "easy", "hard_as_long": "hard_alone"}
 BEST_OF = (2, 6)  # responses: as many as one step of improvement makes, or five, with the original

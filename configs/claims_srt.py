@@ -95,7 +95,7 @@ def claimed(
     )
     systems = first_and_refined(*REFINING, of="sampled", **{m: f"{m}_sampled" for m in PLAIN})
     stages["sampled"] = evaluate("truth", systems=in_all_of(systems, seeds), **truth)
-    rated = {model: in_all(f"agreement_{model}/records", seeds) for model in ("stage1", "stage2")}
+    rated = {model: in_all(f"agreement_{model}/records", seeds) for model in REFINING}
     stages["agreement"] = evaluate("feedback", systems=rated, data=c.data, on_missing="count")
     shown = in_all(own_gate.evaluation, seeds)
     stages["gate"] = gate(shown, own_gate.value, less=own_gate.less, at_least=own_gate.at_least)

@@ -49,7 +49,7 @@ def main(argv) -> None:
     from lfjax.generation.rules import Sampling
     from lfjax.generation.speaker import open_speaker
     from lfjax.models.hf import resolve_model
-    from lfjax.sharding import BATCH, axis_size, make_mesh
+    from lfjax.sharding import make_mesh
 
     rules = Sampling(
         temperature=TEMPERATURE.value,
@@ -64,7 +64,7 @@ def main(argv) -> None:
         mesh,
         template=TEMPLATE.value,
         dtype=DTYPE.value,
-        slots=axis_size(mesh, BATCH),
+        slots=1,
         max_tokens=TOKENS.value,
     )
     first = [Message("system", SYSTEM.value)] if SYSTEM.value else []

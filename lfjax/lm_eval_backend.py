@@ -99,7 +99,7 @@ class LfjaxLM(TemplateLM):
         self.mesh = make_mesh({"fsdp": -1})
         shards = axis_size(self.mesh, BATCH)
         self.rows = shards * (int(batch_size) if str(batch_size).isdigit() else 1)
-        self.slots = -(-int(slots) // shards) * shards
+        self.slots = int(slots)
 
     # --- the model, read when it is first needed ------------------------------------------------
 
@@ -193,12 +193,12 @@ class LfjaxLM(TemplateLM):
     def continued(self, title: str, asked: Sequence[Request]) -> list[Completion]:
         """Each request's completion."""
         engine, params = self.engine
-        out: list[Completion] = [Completion([], [], "", "length")] * len(asked)
+        found: dict[int, Completion] = {}
         with progress(title, done=0, total=len(asked), unit="text") as bar:
             for i, done in generate(engine, params, asked, self.words):
-                out[i] = done
+                found[i] = done
                 bar.update(1)
-        return out
+        return [found[i] for i in range(len(asked))]
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
         return template_text(self.template, self.path) if chat_template else None

@@ -59,8 +59,8 @@ class Batches:
 
 
 def load_records(data, paths: Mapping[str, str], seed: int) -> tuple[Loaded, list[Record]]:
-    """The records of a data block, those kept out apart: `heldout_examples` of them, and all others
-    with the same prompts. The same seed keeps out the same ones.
+    """The records of a data block, those kept out apart: `heldout_examples` of them, as whole
+    prompts. The same seed keeps out the same ones.
 
     Args:
       paths: where what the block reads was found, by role (`mixture.data_inputs`).
@@ -100,6 +100,8 @@ def load_records(data, paths: Mapping[str, str], seed: int) -> tuple[Loaded, lis
 def _kept_out(records: list[Record], count: int, seed: int) -> set[int]:
     """Indices of so many records, or a few more where prompts with several records do not add up to
     that; no prompt is on both sides."""
+    if not count:
+        return set()
     groups: dict[str, set[int]] = defaultdict(set)
     for i, record in enumerate(records):
         groups[prompt_key(record)].add(i)

@@ -133,7 +133,7 @@ def collected(stage: Stage, questions: Sequence[Question], asker: Asker) -> Coll
             processes.check_same(lambda: digest(sorted(before)), f"the answers in {folder}")
         if apart:
             processes.gather(len(before))  # nobody writes before all have read
-        own, slots = questions, whole_slots(stage.config.slots, stage.mesh) if local else 0
+        own = questions
         if apart:
             parts = count if local else 1  # an endpoint is asked by process 0
             own = share(questions, asker, me, parts) if me < parts else []
@@ -143,7 +143,7 @@ def collected(stage: Stage, questions: Sequence[Question], asker: Asker) -> Coll
             store,
             budget=None if budget < 0 else budget,
             stopped=lambda: not together and bool(stop.anywhere()),
-            leave=_leave(stop, slots, together) if local else lambda answer: False,
+            leave=_leave(stop, stage, together) if local else lambda answer: False,
             name=stage.name,
         )
     left, number = got.left, stop.obeyed or stop.asked
@@ -172,11 +172,11 @@ def collected(stage: Stage, questions: Sequence[Question], asker: Asker) -> Coll
     return got
 
 
-def _leave(stop: StopSignal, slots: int, together: bool) -> Callable[[Answer], bool]:
+def _leave(stop: StopSignal, stage: Stage, together: bool) -> Callable[[Answer], bool]:
     """Whether to give up what a local model is answering."""
     if not together:
         return lambda answer: bool(stop.anywhere())
-    drawn = itertools.count(1)
+    slots, drawn = whole_slots(stage.config.slots, stage.mesh), itertools.count(1)
 
     def leave(answer: Answer) -> bool:
         # Answers that took no device do not count: in them processes may be far apart. In others by

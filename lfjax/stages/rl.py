@@ -232,7 +232,7 @@ def check_sizes(c) -> None:
         )
     if not c.rewards:
         raise UserError("rewards: none is given; name a reward model's stage, a rule or a judge.")
-    if set(c.monitor) & set(c.rewards):
+    if set(monitors(c)) & set(c.rewards):
         raise UserError("rewards.monitor: this is the monitor's; give the reward another name.")
     if c.temperature <= 0:
         raise UserError(f"temperature={c.temperature}: expected more than 0, to draw at random.")

@@ -112,29 +112,42 @@ class Scorer:
         fit, and for a score that is not finite.
         """
         texts = [self._texts(r) for r in records]
-        found = [self._scores(records, side) for side in zip(*texts)] if texts else [np.zeros(0)]
-        return (found[0] - found[1] if len(found) > 1 else found[0]) - self.meaning["offset"]
+        for record, shown in zip(records, texts):
+            for fitted, tokens in shown:
+                if fitted is None:
+                    raise UserError(
+                        f"{self.where}: record '{record.id}' has {tokens} tokens without its "
+                        "prompt; the model was trained on texts of at most "
+                        f"{self.meaning['max_tokens']}."
+                    )
+        return self._centred(records, texts)
 
     def where_it_fits(self, records: Sequence[Record]) -> Float[np.ndarray, "n"]:
         """As calling it, but NaN for a record whose texts do not fit."""
-        fitting = np.array([self._fits(r) for r in records], bool)
+        texts = [self._texts(r) for r in records]
+        fitting = np.array([all(t is not None for t, _ in shown) for shown in texts], bool)
         out = np.full(len(records), np.nan, np.float32)
-        out[fitting] = self([r for r, fits in zip(records, fitting) if fits])
+        own = [pair for pair, fits in zip(zip(records, texts), fitting) if fits]
+        if own:
+            out[fitting] = self._centred(*zip(*own))
         return out
 
-    def _fits(self, record: Record) -> bool:
-        return all(self._fitted(record, *shown)[0] is not None for shown in self._texts(record))
-
-    def _texts(self, record: Record) -> list[tuple[Sequence[Message], str]]:
-        """What is read of a record: one text, or two, whose scores are compared."""
+    def _texts(self, record: Record) -> list[tuple[Segment | None, int]]:
+        """What is read of a record, as `_fitted`: one text, or two, whose scores are compared."""
         if self.kind == "reward":
-            return [_alone(record, record.response)]
-        if self.kind == "gap":
-            return [_compared(record)]
-        return [_alone(record, record.refinement), _alone(record, record.response)]
+            shown = [_alone(record, record.response)]
+        elif self.kind == "gap":
+            shown = [_compared(record)]
+        else:
+            shown = [_alone(record, record.refinement), _alone(record, record.response)]
+        return [self._fitted(record, *one) for one in shown]
 
-    def _scores(self, records, texts) -> Float[np.ndarray, "n"]:
-        segments = [self._segment(record, *shown) for record, shown in zip(records, texts)]
+    def _centred(self, records, texts) -> Float[np.ndarray, "n"]:
+        sides = zip(*([segment for segment, _ in shown] for shown in texts))
+        found = [self._scores(records, segments) for segments in sides] or [np.zeros(0)]
+        return (found[0] - found[1] if len(found) > 1 else found[0]) - self.meaning["offset"]
+
+    def _scores(self, records, segments) -> Float[np.ndarray, "n"]:
         out = np.zeros(len(segments), np.float32)
         for indices, rows in batches(segments, axis_size(self.mesh, BATCH)):
             found = np.asarray(self.forward(self.params, put(rows, self.mesh, P(BATCH))))
@@ -146,15 +159,6 @@ class Scorer:
                     "what it was trained on, are broken; look at that stage's metrics."
                 )
         return out
-
-    def _segment(self, record: Record, messages: Sequence[Message], text: str) -> Segment:
-        fitted, tokens = self._fitted(record, messages, text)
-        if fitted is None:
-            raise UserError(
-                f"{self.where}: record '{record.id}' has {tokens} tokens without its prompt; the "
-                f"model was trained on texts of at most {self.meaning['max_tokens']}."
-            )
-        return fitted
 
     def _fitted(
         self, record: Record, messages: Sequence[Message], text: str

@@ -198,5 +198,8 @@ def test_texts_that_do_not_fit(gap, one_device):
     scorer = load_scorer(str(gap / "hf"), one_device)
     with pytest.raises(UserError, match="texts of at most 128"):
         scorer([record("fox", "seeds " * 90, "fish " * 90)])
+    fits = record("fox", "The fox is brown.", "The fox eats seeds.")
+    found = scorer.where_it_fits([record("fox", "seeds " * 90, "fish " * 90), fits])
+    assert np.isnan(found[0]) and found[1] == scorer([fits])[0]
     with pytest.raises(UserError, match="a gap needs a refinement"):
         scorer([record("fox", "The fox is brown.")])
