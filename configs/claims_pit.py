@@ -8,8 +8,13 @@ Some 7 minutes of one core's time each; stopped anywhere, the same command conti
 cell. benchmarks/pit_claims.py draws the curves.
 
 claims    the above; with a number in its place, so many repetitions
+tuning    nine settings of each method in two worlds of their own, scored on their validation
+          prompts; the best ones are in TUNED
 smoke     one repetition with next to no data, for tests; it writes to its workdir alone
 """
+
+from itertools import product
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -23,15 +28,34 @@ from lfjax.recipe import (
     gaps,
     gate,
     generate,
+    improve,
     in_all,
     of_stage,
     rank,
     recipe,
     repeated,
+    with_settings,
 )
 
 CLAIMS = "docs/claims/pit.claims.json"
 SEEDS, FIRST = 10, 1  # the world of seed 0 was looked at while settings were found
+TUNING_SEEDS, TUNING_FIRST = 2, 100
+RL_STEPS = 120  # of each RL stage
+RATES, SCORING = (1e-4, 3e-4, 1e-3), (1e-3, 2e-3, 4e-3)
+GRID = {  # method -> two of its options, and the values of each
+    "policy_rl": ("learning_rate", RATES, "beta", (0.03, 0.1, 0.3)),
+    "pit": ("learning_rate", RATES, "beta", (0.03, 0.1, 0.3)),
+    "improver": ("learning_rate", (1e-3, 2e-3, 4e-3), "total_epochs", (1.0, 2.0, 4.0)),
+    "self_refine": ("temperature", (0.2, 0.4, 0.8), "steps", (1, 3, 5)),
+    "best_of": ("learning_rate", SCORING, "temperature", (0.4, 0.7, 1.0)),
+}
+TUNED = {  # the best of the grid by beds that are right
+    "policy_rl": dict(learning_rate=1e-4, beta=0.1),
+    "pit": dict(learning_rate=1e-4, beta=0.1),
+    "improver": dict(learning_rate=2e-3, total_epochs=2.0),
+    "self_refine": dict(temperature=0.8, steps=1),
+    "best_of": dict(learning_rate=2e-3, temperature=1.0),
+}
 DECODED = {"original_040": 0.4, "original_greedy": 0.0}
 AS_LONG = {"easy_as_long": "easy", "hard_as_long": "hard_alone"}
 BEST_OF = (2, 6)  # responses: as many as one step of improvement makes, or five, with the original
@@ -45,7 +69,14 @@ def get_config(arg="claims"):
     return VARIANTS[arg]()
 
 
-def claimed(seeds: int = SEEDS, publish: str = "docs/claims/pit", one=pit.lab):
+def repetition() -> ConfigDict:
+    """The lab with the settings that trials found."""
+    of_pit = {name: TUNED["pit"] for name in ("easy", "hard", "hard_alone")}
+    own = {name: TUNED[name] for name in ("policy_rl", "improver")} | of_pit
+    return pit.lab(rl_steps=RL_STEPS, settings=own)
+
+
+def claimed(seeds: int = SEEDS, publish: str = "docs/claims/pit", one=repetition):
     """All repetitions, the evaluation over them, and what the claims come to."""
     stages: dict[str, ConfigDict] = {}
     for k in range(seeds):
@@ -54,7 +85,8 @@ def claimed(seeds: int = SEEDS, publish: str = "docs/claims/pit", one=pit.lab):
         for name in ("gate", "compare"):
             own.pop(name)
         stages |= repeated(own, k, FIRST + k)
-    controls = (*(f"best_of_{n}" for n in BEST_OF), *DECODED, *(f"by_{n}" for n in AS_LONG))
+    controls = ("self_refine_tuned", *(f"best_of_{n}" for n in BEST_OF), *DECODED)
+    controls += tuple(f"by_{n}" for n in AS_LONG)
     systems = dict(c.stages.compare.systems) | {name: {} for name in controls}
     paths = {name: own.get("path", name) for name, own in systems.items()}
     stages["compare"] = evaluate(
@@ -82,12 +114,20 @@ def with_controls(c: ConfigDict) -> dict[str, ConfigDict]:
     stages = {name: c.stages[name] for name in c.order}
     like = stages["original"]
     how = {k: like[k] for k in ("max_new_tokens", "max_tokens", "slots")}
+    best = TUNED["best_of"]
     for n in BEST_OF:
         stages[f"samples_{n}"] = generate(
-            data=like.data, init="policy_rl", samples=n, temperature=1.0, **how
+            data=like.data, init="policy_rl", samples=n, temperature=best["temperature"], **how
         )
         data = of_stage(c.data, f"samples_{n}")
         stages[f"best_of_{n}"] = rank(data=data, reward="reward")
+    stages["self_refine_tuned"] = improve(
+        data=of_stage(c.data, "original"),
+        by="self_refine",
+        init="policy_rl",
+        **TUNED["self_refine"],
+        **how,
+    )
     for name, temperature in DECODED.items():
         stages[name] = generate(data=like.data, init="policy_rl", temperature=temperature, **how)
     for name, half in AS_LONG.items():
@@ -109,8 +149,77 @@ def ordering(c: ConfigDict) -> dict[str, ConfigDict]:
     }
 
 
+def tuning(seeds: int = TUNING_SEEDS):
+    """Nine settings of each method. What is improved comes from the best policy."""
+    stages: dict[str, ConfigDict] = {}
+    for k in range(seeds):
+        c = repetition()
+        own, systems = tried(c)
+        stages |= repeated(own, k, TUNING_FIRST + k)
+    of_all = {name: in_all(path, seeds) for name, path in systems.items()}
+    how = dict(field="refinement", on_missing="empty")
+    stages["trials"] = evaluate("truth", systems=of_all, data=c.data, **how)
+    return recipe(c, **stages)
+
+
+def tried(c: ConfigDict) -> tuple[dict[str, ConfigDict], dict[str, str]]:
+    """(stages, systems by their stage) of one world's trials."""
+    stages: dict[str, ConfigDict] = {}
+    systems: dict[str, str] = {}
+    tests = of_stage(c.data, "world/validation")
+    how = {k: c.stages.original[k] for k in ("max_new_tokens", "max_tokens", "slots")}
+
+    def with_stages(*names: str) -> None:
+        stages.update({name: c.stages[name] for name in names})
+
+    def changed(name: str, **settings: Any) -> ConfigDict:
+        stage = c.stages[name].copy_and_resolve_references()
+        return with_settings(name, stage, settings)
+
+    def trials(method: str):
+        """Of every setting of the method's, a name and the values of its two options."""
+        first, values, second, others = GRID[method]
+        for v, w in product(values, others):
+            yield f"{method}_{v:g}_{w:g}".replace(".", "p"), {first: v, second: w}
+
+    def improved(run: str, init: str) -> None:
+        data = of_stage(c.data, "original")
+        stages[f"by_{run}"] = improve(data=data, init=init, temperature=0.4, **how)
+        systems[run] = f"by_{run}"
+
+    with_stages("world", "base", "folds", "policy", "improver", "reward", "gap")
+    for run, settings in trials("policy_rl"):
+        stages[run] = changed("policy_rl", **settings)
+        stages[f"{run}_answers"] = generate(data=tests, init=run, temperature=1.0, **how)
+        systems[run] = f"{run}_answers"
+    with_stages("policy_rl", "own", "original")
+    stages["original"].data = tests
+    for run, settings in trials("improver"):
+        stages[run] = changed("improver", **settings)
+        improved(run, run)
+    for run, settings in trials("pit"):
+        stages[f"{run}_easy"] = changed("easy", **settings)
+        stages[run] = changed("hard", init=f"{run}_easy", **settings)
+        improved(run, run)
+    for run, settings in trials("self_refine"):
+        data = of_stage(c.data, "original")
+        refining = dict(by="self_refine", init="policy_rl", **settings)
+        stages[run] = improve(data=data, **refining, **how)
+        systems[run] = run
+    for run, settings in trials("best_of"):
+        rate = settings["learning_rate"]
+        reward = f"reward_{rate:g}".replace(".", "p")
+        stages[reward] = changed("reward", learning_rate=rate)
+        drawn = dict(samples=max(BEST_OF), temperature=settings["temperature"])
+        stages[f"{run}_samples"] = generate(data=tests, init="policy_rl", **drawn, **how)
+        data = of_stage(c.data, f"{run}_samples")
+        stages[run] = rank(data=data, reward=reward)
+        systems[run] = run
+    return stages, systems
+
+
 def smoke():
     return claimed(1, "", pit.smoke)
 
 
-VARIANTS = {"claims": claimed, "smoke": smoke}
+VARIANTS = {"claims": claimed, "tuning": tuning, "smoke": smoke}

@@ -7,8 +7,8 @@ What the committed file of claims comes to is written to docs/claims/srt.json an
 anywhere, the same command continues with the next cell.
 
 claims    the above
-tuning    four settings of each method in a world of its own, scored on its validation prompts;
-          the best ones are in TUNED
+tuning    nine settings of each method in two worlds of their own, scored on their validation
+          prompts; the best ones are in TUNED
 smoke     two repetitions with next to no data, for tests; it writes to its workdir alone
 """
 
@@ -37,24 +37,30 @@ from lfjax.recipe import (
 from lfjax.recipe.self_refining import first_and_refined, refined_answers
 
 CLAIMS = "docs/claims/srt.claims.json"
-SEEDS, FIRST, TUNING_SEED = 10, 1, 100  # training of seed 0 was looked at while the world was made
+SEEDS, FIRST = 10, 1  # training of seed 0 was looked at while the world was made
+TUNING_SEEDS, TUNING_FIRST = 2, 100
 ARMS = tuple(name for name in srt_lab.ARMS if name not in srt_lab.CONTROLS)
 SIZES = dict(pretraining=24000, first=600, second=600, evaluated=100)
 AGAIN = 3
 ORACLE = "lfjax.lab.making:oracle"
 # Answers that cost as much as an answer with its feedback and refinement: 9 tokens against 67.
 EQUAL = 7
+RATES, EPOCHS = (5e-4, 1e-3, 2e-3), (5.0, 10.0, 20.0)
 GRID = {  # method -> learning rates, and the values of one option of its own
-    "stage1": ((1e-3, 2e-3), "total_epochs", (3.0, 5.0)),
-    "no_feedback": ((1e-3, 2e-3), "total_epochs", (3.0, 5.0)),
-    "refinements_only": ((1e-3, 2e-3), "total_epochs", (3.0, 5.0)),
-    "stage2": ((1e-4, 3e-4), "beta", (0.01, 0.1)),
+    "stage1": (RATES, "total_epochs", EPOCHS),
+    "no_feedback": (RATES, "total_epochs", EPOCHS),
+    "refinements_only": (RATES, "total_epochs", EPOCHS),
+    "stage2": ((3e-5, 1e-4, 3e-4), "beta", (0.01, 0.03, 0.1)),
 }
 TUNED = {  # the best of the grid by refined accounts that are right
     "stage1": dict(learning_rate=1e-3, total_epochs=5.0),
     "no_feedback": dict(learning_rate=1e-3, total_epochs=5.0),
     "refinements_only": dict(learning_rate=1e-3, total_epochs=5.0),
     "stage2": dict(learning_rate=1e-4, beta=0.01),
+}
+PAPER = {  # those of section 4.1, for models of 7 B parameters and more
+    "stage1": dict(learning_rate=1e-5, total_epochs=5.0, batch_examples=32, batch_rows=0),
+    "stage2": dict(learning_rate=5e-7, beta=0.01),
 }
 PLAIN, REFINING = ("base", "refinements_only"), ("stage1", "stage2")
 AGAINST_FIRST = ("base", "refinements_only", "stage1", "stage2", "stage2_first")
@@ -68,7 +74,8 @@ def get_config(arg="claims"):
 
 def repetition() -> ConfigDict:
     """The lab with all arms."""
-    return srt_lab.lab(arms=ARMS, again=AGAIN, settings=TUNED, **SIZES)
+    settings = TUNED | {"own_refinements": TUNED["refinements_only"]}
+    return srt_lab.lab(arms=ARMS, again=AGAIN, settings=settings, **SIZES)
 
 
 def claimed(
@@ -81,10 +88,12 @@ def claimed(
     for k in range(seeds):
         c = one()
         own = {name: c.stages[name] for name in c.order} | best_of_n(c) | sampled(c)
+        own |= as_in_paper(c)
         compared, own_gate = own.pop("compared"), own.pop("gate")
         stages |= repeated(own, k, FIRST + k)
     systems = compared.systems.to_dict()
     systems |= {name: {"path": name} for name in ("voted", "plain_voted", "best_known")}
+    systems |= first_and_refined("stage1_paper", "stage2_paper")
     of_all = in_all_of(systems, seeds)
     truth = dict(data=c.data, on_missing="empty")
     stages["compared"] = evaluate("truth", systems=of_all, **truth)
@@ -136,30 +145,55 @@ def best_of_n(c: ConfigDict) -> dict[str, ConfigDict]:
     }
 
 
-def tuning() -> ConfigDict:
-    """Four settings of each method. Stage 2 starts from a stage 1 with the lab's settings."""
-    c = srt_lab.lab(**SIZES)
-    tests, stages = of_stage(c.data, "world/validation"), {}
-    for name in c.order[: c.order.index("stage2")]:
-        stages[name] = c.stages[name]
+def as_in_paper(c: ConfigDict) -> dict[str, ConfigDict]:
+    """Both stages with the paper's settings, the second one from the stage 1 that was tuned."""
+    tests = of_stage(c.data, "world/test")
+    first = srt_lab.arm(c, "stage1_paper", tests, SIZES["first"], **PAPER["stage1"])
+    return first | preferring(c, "stage2_paper", tests, **PAPER["stage2"])
+
+
+def preferring(
+    c: ConfigDict, name: str, tests: ConfigDict, **settings: Any
+) -> dict[str, ConfigDict]:
+    """Another stage 2, and its answers to the tests."""
+    settings = srt_lab.ROWS | srt_lab.PREFERRED | settings
+    data = of_stage(c.data, "pairs")
+    second = train("dpo", data=data, init="stage1", own_pairs=True, **settings)
+    return {name: second} | refined_answers((name,), tests, srt_lab.BOTH)
+
+
+def tuning(seeds: int = TUNING_SEEDS) -> ConfigDict:
+    """Nine settings of each method. Stage 2's start from the best stage 1."""
+    stages: dict[str, ConfigDict] = {}
+    for k in range(seeds):
+        c = srt_lab.lab(settings=TUNED, **SIZES)
+        own, systems = tried(c, of_stage(c.data, "world/validation"))
+        stages |= repeated(own, k, TUNING_FIRST + k)
+    of_all = in_all_of(systems, seeds)
+    stages["greedy"] = evaluate("truth", systems=of_all, data=c.data, on_missing="empty")
+    return recipe(c, **stages)
+
+
+def tried(c: ConfigDict, tests: ConfigDict) -> tuple[dict[str, ConfigDict], dict[str, Any]]:
+    """(stages, systems) of one world's trials."""
+    names = c.order[: c.order.index("stage2")]
+    cut = names.index("stage1")
+    stages = {name: c.stages[name] for name in names[:cut]}
     systems: dict[str, Any] = {}
     for method, (rates, option, values) in GRID.items():
+        if method == "stage2":
+            stages |= {name: c.stages[name] for name in names[cut:]}
         for rate, value in product(rates, values):
             run = f"{method}_{rate:g}_{value:g}".replace(".", "p")
             settings = {"learning_rate": rate, option: value}
             if method == "stage2":
-                preferred = srt_lab.ROWS | srt_lab.PREFERRED | settings
-                data = of_stage(c.data, "pairs")
-                stages[run] = train("dpo", data=data, init="stage1", own_pairs=True, **preferred)
-                stages |= refined_answers((run,), tests, srt_lab.BOTH)
+                stages |= preferring(c, run, tests, **settings)
             else:
                 how = srt_lab.ARMS.get(method, {})
                 stages |= srt_lab.arm(c, run, tests, SIZES["first"], **how, **settings)
             plain = method == "refinements_only"
             systems |= {run: f"{run}_answers"} if plain else first_and_refined(run)
-    stages["greedy"] = evaluate("truth", systems=systems, data=c.data, on_missing="empty")
-    c.seed = TUNING_SEED
-    return recipe(c, **stages)
+    return stages, systems
 
 
 def smoke() -> ConfigDict:

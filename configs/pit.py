@@ -40,6 +40,7 @@ from lfjax.recipe import (
     recipe,
     rl,
     train,
+    with_settings,
 )
 
 STEPS = 5  # of improvement, at most
@@ -151,12 +152,17 @@ def inference(
 # --- the lab ----------------------------------------------------------------------------------
 
 
+# The policy keeps what it can say of its answers; the improver has to learn what it does.
+LEARNED = {"improver": dict(learning_rate=2e-3, total_epochs=2.0)}
+
+
 def lab(
     *,
     pretraining=120000,
     preferences=24000,
     evaluated=200,
     rl_steps=40,
+    settings=LEARNED,
     few=None,
     until="",
 ):
@@ -166,7 +172,8 @@ def lab(
       pretraining, preferences: texts, and pairs of all folds.
       evaluated: prompts.
       rl_steps: of each RL stage.
-      few: settings of all supervised stages instead.
+      settings: of training, by the stage's name.
+      few: settings of all supervised stages instead, for tests.
       until: `gate` or `gap`: end there, before any RL.
     """
     c = base(source="records", path="world/pretraining", model_path="world/model")
@@ -175,7 +182,6 @@ def lab(
     rows = dict(row_tokens=64, max_tokens=48, remat="none", save_steps=0, save_epochs=1.0)
     rows |= dict(batch_examples=0, batch_rows=32, b2=0.99)
     pretrained = rows | dict(learning_rate=4e-3, warmup_steps=50) | (few or {})
-    # The policy keeps what it can say of its answers; the improver has to learn what it does.
     sft = rows | dict(learning_rate=7e-4, warmup_steps=20)
     scores = sft | dict(row_tokens=96, learning_rate=2e-3, total_epochs=1.5, best="heldout/loss")
     scores |= dict(save_epochs=0.25, eval_epochs=0.25)
@@ -212,17 +218,11 @@ def lab(
         parts=True,
         drawn=min(32 * rl_steps, preferences // 3),
     )
-    if not few:
-        trained["improver"].optimizer.learning_rate = 2e-3
-        trained["improver"].total_epochs = 2.0
+    for name, own in ({} if few else settings).items():
+        with_settings(name, trained[name], own)
     tests = of_stage(c.data, "world/test")
-    tried, systems = inference(
-        c,
-        tests,
-        answers,
-        improvers=("improver", "easy", "hard_alone", "hard"),
-        temperatures=TEMPERATURES,
-    )
+    how = dict(improvers=("improver", "easy", "hard_alone", "hard"), temperatures=TEMPERATURES)
+    tried, systems = inference(c, tests, answers, **how)
     names = list(trained)
     cut = names.index("reward")
     stages |= {name: trained[name] for name in names[:cut]}

@@ -53,14 +53,18 @@ PREFERRED |= dict(max_tokens=160, terminator="feedback_header")
 KEPT = dict(ties="keep", unchanged="keep")
 BUCKET = 0.03  # of the first stage's prompts, in each arm of refinements of one score: few are 7
 
-# Other models from the same data: what is left out of their text (LEAVE_OUT), or of their data,
-# which they go over so much more often, to learn for as many steps.
+# Other models of the first stage: what is left out of their text (LEAVE_OUT), or of their data,
+# which they go over so much more often, to learn for as many steps; whether what is said of flawed
+# answers is exchanged among them; whether they learn from what the model itself has refined.
 ARMS: dict[str, dict[str, Any]] = {
     "no_feedback": dict(leave_out="feedback"),
     "refinements_only": dict(leave_out="draft"),  # plain SFT
     "no_score": dict(leave_out="score"),
     "no_suggestions": dict(leave_out="suggestions"),
     "no_weaknesses": dict(leave_out="weaknesses"),
+    "score_only": dict(leave_out="words"),
+    "shuffled": dict(exchanged=True),
+    "own_refinements": dict(leave_out="draft", data="pairs"),
     "few": dict(share=0.1),
     "half": dict(share=0.5),
     "score7": dict(share=BUCKET, scores=(7.0,)),
@@ -100,19 +104,24 @@ def arm(
     tests: ConfigDict,
     first: int,
     *,
+    data: str = "kept",
     leave_out: str = "",
     share: float = 1.0,
     scores: tuple[float, ...] = (),
+    exchanged: bool = False,
     **settings: Any,
 ) -> dict[str, ConfigDict]:
     """Another model of the first stage, and its answers to the tests.
 
     Args:
       first: prompts of the first stage.
-      leave_out, share, scores: as in `ARMS`.
+      data, leave_out, share, scores, exchanged: as in `ARMS`.
       settings: of the train stage.
     """
-    data, stages = "kept", {}
+    stages = {}
+    if exchanged:
+        kept, data = data, f"{name}_kept"
+        stages[data] = filter_("shuffled", data=of_stage(c.data, kept))
     if share < 1:
         data = f"{name}_kept"
         few = dict(KEPT, scores=scores, at_most=int(share * first))

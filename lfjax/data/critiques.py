@@ -61,6 +61,14 @@ def part_of(text: str, part: str) -> str | None:
     return next(filter(None, bodies), None)
 
 
+def parts_left(leave_out: str) -> tuple[str, ...]:
+    """The parts of a feedback in a text that leaves something out: one of `PARTS`; `words`, all but
+    the score; or the whole feedback."""
+    if leave_out == "words":
+        return ("score",)
+    return () if leave_out == "feedback" else tuple(p for p in PARTS if p != leave_out)
+
+
 def without(text: str, part: str) -> str | None:
     """A feedback less one of its parts, title and all; None where it has no such part, or no
     other."""

@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
-from lfjax.data.critiques import PARTS
+from lfjax.data.critiques import PARTS, parts_left
 from lfjax.data.records import Candidate, Record, RecordError
 from lfjax.data.self_refine import TAKEN
 from lfjax.data.views import need_response
@@ -83,7 +83,7 @@ def refined(
       ties: what becomes of a refinement that scores the same: keep (the paper's rule 2); drop; or
         expected: keep it if the model expected a higher score (`judge(expected_score=True)`).
       unchanged: what becomes of one that is the response: keep or drop.
-      leave_out: the part of a critique that is not asked for (`self_refine.LEAVE_OUT`).
+      leave_out: what of a critique is not asked for (`self_refine.LEAVE_OUT`).
       cut: what becomes of a response that ended at the limit of tokens: keep or drop. (A critic's
         answer that did is none.)
       most_times: drop pairs in which one text is so many times as long as the other, in characters;
@@ -131,12 +131,13 @@ def unrefined(
     if cut == "drop" and r.meta.get("finish") == "length":
         return "response was cut at the token limit"
     text = "\n".join(f.text for f in r.feedback).lower()
+    needed = parts_left(leave_out)
     for part, words in zip(PARTS, (("weakness",), ("advice", "suggest"))):
         named = any(getattr(f, part) for f in r.feedback) or any(w in text for w in words)
-        if leave_out not in (part, "feedback") and not named:
+        if part in needed and not named:
             return f"no {part}"
     own, better = _scored_sides(r)
-    if leave_out not in ("score", "feedback"):
+    if "score" in needed:
         if own.score is None:
             return "no score"
         if better.score is None:

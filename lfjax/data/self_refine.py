@@ -5,7 +5,7 @@ its heading. Here it is written for training and begun for inference.
 
 import re
 
-from lfjax.data.critiques import PARTS, without
+from lfjax.data.critiques import PARTS, parts_left, without
 from lfjax.data.records import Record, RecordError
 from lfjax.data.views import Role, Span, View, need_critique, need_refinement, need_response
 
@@ -14,9 +14,9 @@ REFINEMENT_HEADING = "\n\n### Improved Response\n"
 STOP = "### Feedback"  # where a response ends, if the model goes on to its feedback
 STOPS = {"feedback": "### Improved Response"}  # the same of a model that learned to leave it out
 
-# What can be left out of the text, which are the ablations of the paper's table 6: a part of the
-# feedback, the feedback, or all but the refinement.
-LEAVE_OUT = ("", *PARTS, "feedback", "draft")
+# What can be left out of the text. The ablations of the paper's table 6: a part of the feedback,
+# the feedback, or all but the refinement. A control: all of the feedback but its score (words).
+LEAVE_OUT = ("", *PARTS, "words", "feedback", "draft")
 
 TAKEN = re.compile(
     r"^[ \t]*(?:#+[ \t]*(?:feedback|improved[ \t]+response)\b|<\|(?:user|assistant|system)\|>)",
@@ -57,17 +57,19 @@ def self_refine(record: Record, *, leave_out: str = "", loss_on_response: bool =
 
 
 def feedback_text(record: Record, leave_out: str = "") -> str:
-    """What was said of the response, less one of its parts. Raises: RecordError where there is
+    """What was said of the response, less what is left out. Raises: RecordError where there is
     nothing, or it has no such part."""
     text = need_critique(record)
-    kept = without(text, leave_out) if leave_out in PARTS else text
-    if kept is None:
-        raise RecordError(
-            f"record '{record.id}' of {record.source}: its feedback cannot be told from its "
-            f"{leave_out}, which are to be left out; expected titles such as 'Weaknesses:', "
-            "'Advice:' and 'Overall Score:', each at the beginning of a line."
-        )
-    return kept
+    for part in (p for p in PARTS if p not in parts_left(leave_out)):
+        kept = without(text, part)
+        if kept is None:
+            raise RecordError(
+                f"record '{record.id}' of {record.source}: its feedback cannot be told from its "
+                f"{part}, which are to be left out; expected titles such as 'Weaknesses:', "
+                "'Advice:' and 'Overall Score:', each at the beginning of a line."
+            )
+        text = kept
+    return text
 
 
 def begun(response: str, leave_out: str = "") -> tuple[str, ...]:

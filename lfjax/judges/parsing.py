@@ -15,6 +15,7 @@ from lfjax.data.critiques import (
     PARTS,
     SCALE,
     part_of,
+    parts_left,
 )
 from lfjax.data.records import Feedback
 from lfjax.data.sources.judged import ERROR_JUDGMENT, SATISFACTORY_SCORE
@@ -153,7 +154,7 @@ def own_critique(text: str, leave_out: str = "") -> Critique | Missing:
     if leave_out == "feedback":
         said = _spoken(text)
         return Critique(None, said) if said else Missing("improved response is empty")
-    return critique(text, [part for part in PARTS if part != leave_out])
+    return critique(text, parts_left(leave_out))
 
 
 def _spoken(text: str) -> str:

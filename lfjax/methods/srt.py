@@ -17,7 +17,8 @@ from lfjax.methods.method import Method
 
 OPTIONS = {
     "loss_on_response": True,  # the first response is learned too, as in the paper
-    # ablations (table 6): score, suggestions, weaknesses; feedback: x → y, y′; draft: x → y′
+    # ablations (table 6): score, suggestions, weaknesses; feedback: x → y, y′; draft: x → y′; and
+    # words: a feedback of the score alone
     "leave_out": "",
 }
 

@@ -12,6 +12,7 @@ from lfjax.recipe.collecting import filter_, generate, improve, judge, make
 from lfjax.recipe.comparing import claims, detect, evaluate, gaps, gate, rank, self_bias
 from lfjax.recipe.learning import rl, train
 from lfjax.recipe.renaming import in_all, renamed, repeated
+from lfjax.recipe.settings import with_settings
 
 __all__ = [
     "base",
@@ -37,4 +38,5 @@ __all__ = [
     "self_bias",
     "source_options",
     "train",
+    "with_settings",
 ]

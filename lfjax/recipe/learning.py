@@ -162,6 +162,7 @@ def rl(
             "monitor": {"monitor": _rewarding(monitor)},
             "monitor_steps": 1,
             "alarm_steps": 20,  # that were monitored, over which trends are compared
+            "antisymmetry_steps": 10,  # how often a gap reward scores rollouts the other way round
             "save_steps": 10,
             "save_epochs": 0.0,
             "save_examples": 0,

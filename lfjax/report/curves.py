@@ -26,6 +26,7 @@ MEANING = {
     "kl_k1": "nats of a whole response by which the policy has left its reference",
     "monitor": "mean opinion of who is not learned from",
     "agreement": "share of pairs of rollouts that reward and monitor order alike",
+    "antisymmetry": "correlation of gaps with what they are the other way round, less their sign",
     "gap_better": "share of rollouts that the gap reward puts among better responses",
     "copied": "share of rollouts that are the response they should improve",
     "length": "mean tokens of a rollout",

@@ -18,7 +18,7 @@ from lfjax.data.sources import load
 from lfjax.errors import UserError
 from lfjax.lab.oracle import parts_of, right_share
 from lfjax.stages.artifacts import Result, Stage
-from lfjax.stages.monitors import bands, correlation, similarity
+from lfjax.stages.monitors import bands, correlation, similarity, turned
 from lfjax.stages.scoring import load_scorer
 from lfjax.training.logs import write_atomic
 
@@ -94,7 +94,7 @@ def measured(
     −g(b, a), `self`, the mean of g(a, a), which should be 0; and with `truth`, of pairs that the
     oracle tells apart, the share `agreement` on which the sign of the gap is right.
     """
-    turned = np.asarray(scorer([_turned(r) for r in records]), float)
+    back = np.asarray(scorer([turned(r) for r in records]), float)
     same = np.asarray(scorer([replace(r, refinement=r.response) for r in records]), float)
     new, old = ([text(r).split() for r in records] for text in (_new, _old))
     longer = np.array([len(a) - len(b) for a, b in zip(new, old)], float)
@@ -108,7 +108,7 @@ def measured(
         "similarity": np.mean([similarity(_new(r), _old(r)) for r in records]),
         "length_ratio": sum(map(len, new)) / max(sum(map(len, old)), 1),
         "length_correlation": correlation(found, longer),
-        "antisymmetry": correlation(found, -turned),
+        "antisymmetry": correlation(found, -back),
         "self": same.mean(),
     }
     if truth:
@@ -139,10 +139,6 @@ def _improved(stage: Stage, name: str) -> list[Record]:
             f"gaps: system '{name}' ({path}): no record has a response and a refinement."
         )
     return records
-
-
-def _turned(record: Record) -> Record:
-    return replace(record, response=record.refinement, refinement=record.response)
 
 
 def _new(record: Record) -> str:

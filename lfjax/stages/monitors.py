@@ -7,6 +7,7 @@ monitor's opinion, or its agreement with the reward, falls.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from difflib import SequenceMatcher
 from typing import Any
 
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from lfjax.data.records import Record
 from lfjax.losses.policy_gradient import ESTIMATES, kl_estimate
 from lfjax.stages.rewards import Source
 from lfjax.stages.rollouts import Rollout
@@ -110,6 +112,28 @@ def of_monitor(opinions: Sequence[Float[np.ndarray, "g k"]], rewards) -> dict[st
     mean = np.nanmean(monitor) if np.isfinite(monitor).any() else np.nan
     share, told = agreement(rewards, monitor)
     return {"monitor": float(mean), "agreement": share, "told_apart": told}
+
+
+def of_gaps(
+    rollouts: Sequence[Rollout],
+    values: Mapping[str, Float[np.ndarray, "g k"]],
+    sources: Sequence[Source],
+) -> dict[str, float]:
+    """The `antisymmetry` of a gap reward: what is gained one way should be lost the other way, and
+    the correlation of g(y, y_ref) with −g(y_ref, y) be 1. Nothing without such a reward."""
+    shown = [i for i, r in enumerate(rollouts) if not r.empty]
+    gap = next((s for s in sources if s.compares), None)
+    if gap is None or not shown:
+        return {}
+    found = values[gap.name].ravel()[shown]
+    back = np.asarray(gap.values([turned(rollouts[i].improvement()) for i in shown]), float)
+    known = np.isfinite(found) & np.isfinite(back)
+    return {"antisymmetry": correlation(found[known], -back[known])} if known.any() else {}
+
+
+def turned(record: Record) -> Record:
+    """The improvement the other way round."""
+    return replace(record, response=record.refinement, refinement=record.response)
 
 
 def kl_of(columns: Mapping[str, Float[np.ndarray, "n r"]], kind: str) -> Float[np.ndarray, "n r"]:

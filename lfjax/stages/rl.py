@@ -28,7 +28,7 @@ from lfjax.models.hf import save_hf, stored_dtype
 from lfjax.processes import StopSignal
 from lfjax.sharding import BATCH, axis_size, put
 from lfjax.stages.artifacts import Result, Stage
-from lfjax.stages.monitors import alarm, kl_of, of_monitor, of_policy, of_rewards, of_texts
+from lfjax.stages.monitors import alarm, kl_of, of_gaps, of_monitor, of_policy, of_rewards, of_texts
 from lfjax.stages.policy import make_policy, make_rows, measure
 from lfjax.stages.rewards import Source, monitors, open_source, reward_inputs, total, values_of
 from lfjax.stages.rollouts import Draw, Kept, Rollout, make_tasks, sample
@@ -151,6 +151,8 @@ def rl(stage: Stage) -> Result:
             values, opinions = scores(stage, sources, watched, rollouts, kept.path(step), step)
             kept.write(step, rollouts, values)
             rewards = total(sources, values, rollouts, c.missing_eos_penalty)
+            looks = is_due(step, c.antisymmetry_steps)
+            backwards = of_gaps(rollouts, values, sources) if looks else {}
             clock.lap("score")
 
             # log-probabilities under policy and reference, by the trainer; advantages
@@ -185,6 +187,7 @@ def rl(stage: Stage) -> Result:
                     "step": step,
                     **of_rewards(rollouts, values, rewards, sources),
                     **of_monitor(opinions, rewards),
+                    **backwards,
                     **of_policy(columns, mask, sampled),
                     **of_texts(rollouts),
                     **learned,
@@ -365,7 +368,7 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
 def summary(history: list[dict[str, Any]], seconds: float) -> Result:
     """Headline numbers are means over the last tenth of the steps."""
     rows = history[-max(1, round(LAST * len(history))) :]
-    names = ("reward", "kl_k1", "length", "eos", "copied", "monitor", "agreement")
+    names = ("reward", "kl_k1", "length", "eos", "copied", "monitor", "agreement", "antisymmetry")
     headline = {"steps": len(history)}
     for name in names:
         values = [row[name] for row in rows if np.isfinite(row.get(name, np.nan))]

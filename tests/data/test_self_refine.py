@@ -80,6 +80,7 @@ def test_what_is_left_out(leave_out):
         "score": "Weaknesses: It is a number.\nAdvice: Name a colour.",
         "suggestions": "Weaknesses: It is a number.\nOverall Score: [[2]]",
         "weaknesses": "Advice: Name a colour.\nOverall Score: [[2]]",
+        "words": "Overall Score: [[2]]",
     }
     if leave_out in said:
         expected = f"Seven.{FEEDBACK_HEADING}{said[leave_out]}{REFINEMENT_HEADING}Blue."

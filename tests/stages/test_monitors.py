@@ -5,7 +5,16 @@ import pytest
 
 from lfjax.data.records import Feedback, Message, Record
 from lfjax.errors import UserError
-from lfjax.stages.monitors import agreement, alarm, bands, of_policy, of_texts, similarity, trend
+from lfjax.stages.monitors import (
+    agreement,
+    alarm,
+    bands,
+    of_gaps,
+    of_policy,
+    of_texts,
+    similarity,
+    trend,
+)
 from lfjax.stages.rewards import Source, filled, score_of, total, values_of
 from lfjax.stages.rollouts import Draw, Kept, Rollout, Task
 
@@ -99,6 +108,25 @@ def test_kept_as_they_were(tmp_path):
 
 
 # --- monitors ---------------------------------------------------------------------------------
+
+
+def test_a_gap_that_is_a_difference_is_the_same_the_other_way_round():
+    """And one that looks at the candidate alone is not."""
+    rollouts = [rollout("word " * n, reference="word " * m) for n, m in ((1, 3), (4, 2), (2, 5))]
+    rollouts.append(rollout(" ", reference="word"))  # nobody can read it
+
+    def antisymmetry(gap):
+        source = Source("gap", 1.0, lambda records: np.array([gap(r) for r in records]), None, True)
+        values = values_of(source, rollouts, 2)
+        return of_gaps(rollouts, {"gap": values}, [source])["antisymmetry"]
+
+    long = lambda text: float(len(text.split()))  # noqa: E731
+    assert antisymmetry(lambda r: long(r.refinement) - long(r.response)) == pytest.approx(1)
+    assert antisymmetry(lambda r: long(r.refinement)) == pytest.approx(
+        np.corrcoef([1, 4, 2], [-3, -2, -5])[0, 1]
+    )
+    alone = Source("rule", 1.0, lambda records: np.zeros(len(records)))
+    assert of_gaps(rollouts, {"rule": np.zeros((2, 2))}, [alone]) == {}
 
 
 def test_agreement():
