@@ -53,9 +53,9 @@ GRID = {  # method -> learning rates, and the values of one option of its own
     "stage2": ((3e-5, 1e-4, 3e-4), "beta", (0.01, 0.03, 0.1)),
 }
 TUNED = {  # the best of the grid by refined accounts that are right
-    "stage1": dict(learning_rate=1e-3, total_epochs=5.0),
-    "no_feedback": dict(learning_rate=1e-3, total_epochs=5.0),
-    "refinements_only": dict(learning_rate=1e-3, total_epochs=5.0),
+    "stage1": dict(learning_rate=1e-3, total_epochs=20.0),
+    "no_feedback": dict(learning_rate=2e-3, total_epochs=20.0),
+    "refinements_only": dict(learning_rate=2e-3, total_epochs=20.0),
     "stage2": dict(learning_rate=1e-4, beta=0.01),
 }
 PAPER = {  # those of section 4.1, for models of 7 B parameters and more
