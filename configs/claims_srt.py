@@ -56,7 +56,7 @@ TUNED = {  # the best of the grid by refined accounts that are right
     "stage1": dict(learning_rate=1e-3, total_epochs=20.0),
     "no_feedback": dict(learning_rate=2e-3, total_epochs=20.0),
     "refinements_only": dict(learning_rate=2e-3, total_epochs=20.0),
-    "stage2": dict(learning_rate=1e-4, beta=0.01),
+    "stage2": dict(learning_rate=3e-5, beta=0.01),
 }
 PAPER = {  # those of section 4.1, for models of 7 B parameters and more
     "stage1": dict(learning_rate=1e-5, total_epochs=5.0, batch_examples=32, batch_rows=0),

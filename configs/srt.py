@@ -8,7 +8,7 @@ model learns to do all three. Then it criticises and refines its own answers to 
 and learns by DPO to prefer its refinements. A variant is named after the colon:
 
 lab           the ledger, a small world whose oracle is the critic: minutes on two CPU cores
-lab_ablations, lab_scaling, lab_scores, lab_again, lab_smoke
+lab_ablations, lab_controls, lab_scaling, lab_scores, lab_again, lab_smoke
               more of it: configs/srt_lab.py
 stories260k   a pretrained model of 260 K parameters goes on with stories; a rule is the critic.
               --config.model.path=DIRECTORY. Minutes on two CPU cores.
@@ -18,7 +18,8 @@ custom        your instructions and model, and a critic behind an endpoint:
 tulu2_7b, tulu2_13b, tulu2_70b
               the paper's: docs/reproduce_srt.md
 tulu2_13b_no_feedback, …_refinements_only, …_no_score, …_no_suggestions, …_no_weaknesses
-              its first stage without a part of the text (table 6); so for each size
+              its first stage without a part of the text (table 6), and with …_score_only, a
+              control, without the feedback's words; so for each size
 """
 
 from functools import partial
@@ -37,7 +38,7 @@ from lfjax.recipe.self_refining import (
     self_refinement,
 )
 
-ABLATIONS = {name: arm["leave_out"] for name, arm in srt_lab.ARMS.items() if "leave_out" in arm}
+ABLATIONS = {n: arm["leave_out"] for n, arm in srt_lab.ARMS.items() if [*arm] == ["leave_out"]}
 SIZES = ("7b", "13b", "70b")
 TENSOR = {"70b": 4}  # on 128 chips a step's 32 examples take a row each, split over 4
 OPENAI = "https://api.openai.com/v1"

@@ -6,6 +6,8 @@ Both stages, what they come to, and the gate. Minutes on two CPU cores.
 
 lab             the above
 lab_ablations   and models that learn without one part of the feedback each (table 6)
+lab_controls    and models whose feedback is a score alone, or another answer's, and plain SFT on
+                refinements of the model's own
 lab_scaling     and models that learn from a tenth and from half of the examples (figure 5)
 lab_scores      and models that learn from refinements of one score each (figure 6)
 lab_again       and refinements of refinements, by the critic and by the model (table 2)
@@ -269,6 +271,7 @@ def smoke(samples: int = 2, **more: Any) -> ConfigDict:
 VARIANTS = {
     "lab": lab,
     "lab_ablations": lambda: lab(arms=("no_score", "no_suggestions", "no_weaknesses")),
+    "lab_controls": lambda: lab(arms=("score_only", "shuffled", "own_refinements")),
     "lab_scaling": lambda: lab(arms=("few", "half")),
     "lab_scores": lambda: lab(arms=("score7", "score10")),
     "lab_again": lambda: lab(again=3),
