@@ -46,11 +46,11 @@ ORACLE = "lfjax.lab.making:oracle"
 # Answers that cost as much as an answer with its feedback and refinement: 9 tokens against 67.
 EQUAL = 7
 RATES, EPOCHS = (5e-4, 1e-3, 2e-3), (5.0, 10.0, 20.0)
-GRID = {  # method -> learning rates, and the values of one option of its own
-    "stage1": (RATES, "total_epochs", EPOCHS),
-    "no_feedback": (RATES, "total_epochs", EPOCHS),
-    "refinements_only": (RATES, "total_epochs", EPOCHS),
-    "stage2": ((3e-5, 1e-4, 3e-4), "beta", (0.01, 0.03, 0.1)),
+GRID = {  # method -> two of its options, and the values of each
+    "stage1": ("learning_rate", RATES, "total_epochs", EPOCHS),
+    "no_feedback": ("learning_rate", RATES, "total_epochs", EPOCHS),
+    "refinements_only": ("learning_rate", RATES, "total_epochs", EPOCHS),
+    "stage2": ("learning_rate", (3e-5, 1e-4, 3e-4), "beta", (0.01, 0.03, 0.1)),
 }
 TUNED = {  # the best of the grid by refined accounts that are right
     "stage1": dict(learning_rate=1e-3, total_epochs=20.0),
@@ -180,12 +180,11 @@ def tried(c: ConfigDict, tests: ConfigDict) -> tuple[dict[str, ConfigDict], dict
     cut = names.index("stage1")
     stages = {name: c.stages[name] for name in names[:cut]}
     systems: dict[str, Any] = {}
-    for method, (rates, option, values) in GRID.items():
+    for method, (first, values, second, others) in GRID.items():
         if method == "stage2":
             stages |= {name: c.stages[name] for name in names[cut:]}
-        for rate, value in product(rates, values):
-            run = f"{method}_{rate:g}_{value:g}".replace(".", "p")
-            settings = {"learning_rate": rate, option: value}
+        for v, w in product(values, others):
+            run, settings = f"{method}_{v:g}_{w:g}".replace(".", "p"), {first: v, second: w}
             if method == "stage2":
                 stages |= preferring(c, run, tests, **settings)
             else:
