@@ -52,7 +52,7 @@ GRID = {  # method -> two of its options, and the values of each
 TUNED = {  # the best of the grid by beds that are right
     "policy_rl": dict(learning_rate=1e-3, beta=0.1),
     "pit": dict(learning_rate=1e-4, beta=0.1),
-    "improver": dict(learning_rate=2e-3, total_epochs=2.0),
+    "improver": dict(learning_rate=4e-3, total_epochs=4.0),
     "self_refine": dict(temperature=0.8, steps=1),
     "best_of": dict(learning_rate=2e-3, temperature=1.0),
 }

@@ -129,7 +129,8 @@ def arm(
         few = dict(KEPT, scores=scores, at_most=int(share * first))
         stages[data] = filter_("refined", data=of_stage(c.data, "scored"), **few)
     settings = PACKED | LEARNED | settings
-    settings["total_epochs"] = settings["total_epochs"] / share
+    for length in ("total_epochs", "save_epochs"):
+        settings[length] = settings[length] / share
     learned = dict(settings, leave_out=leave_out)
     stages[name] = train("srt", data=of_stage(c.data, data), init="base", **learned)
     if leave_out == "draft":

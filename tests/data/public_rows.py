@@ -1,4 +1,10 @@
-"""One made-up row of every public source, in its schema, each with a name of its own."""
+"""One made-up row of every public source, in its schema, each with a name of its own; and how rows
+are read."""
+
+import copy
+
+from lfjax.data.sources import load
+from tests.conftest import write_jsonl
 
 SHEPHERD = {
     "id": 3,
@@ -143,3 +149,27 @@ ROWS = {
     "messages": [MESSAGES],
     "preference": [PREFERENCE, SHAREGPT],
 }
+
+
+def read(tmp_path, source, *rows, **options):
+    """What is loaded from rows of a source."""
+    return load(write_jsonl(tmp_path / "a.jsonl", list(rows)), source, options=options)
+
+
+def one(tmp_path, source, row, **options):
+    (record,) = read(tmp_path, source, row, **options).records
+    return record
+
+
+def changed(row, path, value):
+    """A row with one place of it replaced, or removed where the value is KeyError."""
+    row = copy.deepcopy(row)
+    *steps, last = path
+    inner = row
+    for step in steps:
+        inner = inner[step]
+    if value is KeyError:
+        del inner[last]
+    else:
+        inner[last] = value
+    return row
