@@ -51,10 +51,10 @@ GRID = {  # method -> two of its options, and the values of each
 }
 TUNED = {  # the best of the grid by beds that are right
     "policy_rl": dict(learning_rate=1e-3, beta=0.1),
-    "pit": dict(learning_rate=1e-4, beta=0.1),
+    "pit": dict(learning_rate=3e-4, beta=0.3),
     "improver": dict(learning_rate=4e-3, total_epochs=4.0),
-    "self_refine": dict(temperature=0.8, steps=1),
-    "best_of": dict(learning_rate=2e-3, temperature=1.0),
+    "self_refine": dict(temperature=0.2, steps=1),
+    "best_of": dict(learning_rate=4e-3, temperature=0.4),
 }
 DECODED = {"original_040": 0.4, "original_greedy": 0.0}
 AS_LONG = {"easy_as_long": "easy", "hard_as_long": "hard_alone"}
@@ -115,12 +115,13 @@ def with_controls(c: ConfigDict) -> dict[str, ConfigDict]:
     like = stages["original"]
     how = {k: like[k] for k in ("max_new_tokens", "max_tokens", "slots")}
     best = TUNED["best_of"]
+    stages["ranking"] = changed(c, "reward", learning_rate=best["learning_rate"])
     for n in BEST_OF:
         stages[f"samples_{n}"] = generate(
             data=like.data, init="policy_rl", samples=n, temperature=best["temperature"], **how
         )
         data = of_stage(c.data, f"samples_{n}")
-        stages[f"best_of_{n}"] = rank(data=data, reward="reward")
+        stages[f"best_of_{n}"] = rank(data=data, reward="ranking")
     stages["self_refine_tuned"] = improve(
         data=of_stage(c.data, "original"),
         by="self_refine",
@@ -131,13 +132,14 @@ def with_controls(c: ConfigDict) -> dict[str, ConfigDict]:
     for name, temperature in DECODED.items():
         stages[name] = generate(data=like.data, init="policy_rl", temperature=temperature, **how)
     for name, half in AS_LONG.items():
-        longer = stages[half].copy_and_resolve_references()
-        longer.total_steps *= 2
-        stages[name] = longer
-        once = stages["by_improver"].copy_and_resolve_references()
-        once.init = name
-        stages[f"by_{name}"] = once
+        stages[name] = changed(c, half, total_steps=2 * c.stages[half].total_steps)
+        stages[f"by_{name}"] = changed(c, "by_improver", init=name)
     return stages
+
+
+def changed(c: ConfigDict, name: str, **settings: Any) -> ConfigDict:
+    """A stage with other settings."""
+    return with_settings(name, c.stages[name].copy_and_resolve_references(), settings)
 
 
 def ordering(c: ConfigDict) -> dict[str, ConfigDict]:
@@ -172,10 +174,6 @@ def tried(c: ConfigDict) -> tuple[dict[str, ConfigDict], dict[str, str]]:
     def with_stages(*names: str) -> None:
         stages.update({name: c.stages[name] for name in names})
 
-    def changed(name: str, **settings: Any) -> ConfigDict:
-        stage = c.stages[name].copy_and_resolve_references()
-        return with_settings(name, stage, settings)
-
     def trials(method: str):
         """Of every setting of the method's, a name and the values of its two options."""
         first, values, second, others = GRID[method]
@@ -189,27 +187,27 @@ def tried(c: ConfigDict) -> tuple[dict[str, ConfigDict], dict[str, str]]:
 
     with_stages("world", "base", "folds", "policy", "improver", "reward", "gap")
     for run, settings in trials("policy_rl"):
-        stages[run] = changed("policy_rl", **settings)
+        stages[run] = changed(c, "policy_rl", **settings)
         stages[f"{run}_answers"] = generate(data=tests, init=run, temperature=1.0, **how)
         systems[run] = f"{run}_answers"
     with_stages("policy_rl", "own", "original")
     stages["original"].data = tests
     for run, settings in trials("improver"):
-        stages[run] = changed("improver", **settings)
+        stages[run] = changed(c, "improver", **settings)
         improved(run, run)
     for run, settings in trials("pit"):
-        stages[f"{run}_easy"] = changed("easy", **settings)
-        stages[run] = changed("hard", init=f"{run}_easy", **settings)
+        stages[f"{run}_easy"] = changed(c, "easy", **settings)
+        stages[run] = changed(c, "hard", init=f"{run}_easy", **settings)
         improved(run, run)
     for run, settings in trials("self_refine"):
         data = of_stage(c.data, "original")
         refining = dict(by="self_refine", init="policy_rl", **settings)
         stages[run] = improve(data=data, **refining, **how)
-        systems[run] = run
+        systems[run] = f"{run}/records"
     for run, settings in trials("best_of"):
         rate = settings["learning_rate"]
         reward = f"reward_{rate:g}".replace(".", "p")
-        stages[reward] = changed("reward", learning_rate=rate)
+        stages[reward] = changed(c, "reward", learning_rate=rate)
         drawn = dict(samples=max(BEST_OF), temperature=settings["temperature"])
         stages[f"{run}_samples"] = generate(data=tests, init="policy_rl", **drawn, **how)
         data = of_stage(c.data, f"{run}_samples")
