@@ -57,6 +57,7 @@ TUNED = {  # the best of the grid by beds that are right
     "best_of": dict(learning_rate=4e-3, temperature=0.4),
 }
 DECODED = {"original_040": 0.4, "original_greedy": 0.0}
+SELF_REFINED = {"self_refine_tuned": "policy_rl", "self_refine_before_rl": "policy"}
 AS_LONG = {"easy_as_long": "easy", "hard_as_long": "hard_alone"}
 BEST_OF = (2, 6)  # responses: as many as one step of improvement makes, or five, with the original
 
@@ -85,7 +86,7 @@ def claimed(seeds: int = SEEDS, publish: str = "docs/claims/pit", one=repetition
         for name in ("gate", "compare"):
             own.pop(name)
         stages |= repeated(own, k, FIRST + k)
-    controls = ("self_refine_tuned", *(f"best_of_{n}" for n in BEST_OF), *DECODED)
+    controls = (*SELF_REFINED, *(f"best_of_{n}" for n in BEST_OF), *DECODED)
     controls += tuple(f"by_{n}" for n in AS_LONG)
     systems = dict(c.stages.compare.systems) | {name: {} for name in controls}
     paths = {name: own.get("path", name) for name, own in systems.items()}
@@ -110,7 +111,8 @@ def claimed(seeds: int = SEEDS, publish: str = "docs/claims/pit", one=repetition
 def with_controls(c: ConfigDict) -> dict[str, ConfigDict]:
     """The stages of a repetition, and what improvement is compared with: at equal numbers of
     responses, the best of several of the policy's, by its reward; the policy decoded as improvers
-    are; and improvers by each half of the curriculum with as many steps as the whole has."""
+    are; Self-Refine as its trials found it best, by the policy and by what it was before RL, which
+    unlearns; and improvers by each half of the curriculum with as many steps as the whole has."""
     stages = {name: c.stages[name] for name in c.order}
     like = stages["original"]
     how = {k: like[k] for k in ("max_new_tokens", "max_tokens", "slots")}
@@ -122,13 +124,9 @@ def with_controls(c: ConfigDict) -> dict[str, ConfigDict]:
         )
         data = of_stage(c.data, f"samples_{n}")
         stages[f"best_of_{n}"] = rank(data=data, reward="ranking")
-    stages["self_refine_tuned"] = improve(
-        data=of_stage(c.data, "original"),
-        by="self_refine",
-        init="policy_rl",
-        **TUNED["self_refine"],
-        **how,
-    )
+    refining = dict(by="self_refine", **TUNED["self_refine"], **how)
+    for name, model in SELF_REFINED.items():
+        stages[name] = improve(data=of_stage(c.data, "original"), init=model, **refining)
     for name, temperature in DECODED.items():
         stages[name] = generate(data=like.data, init="policy_rl", temperature=temperature, **how)
     for name, half in AS_LONG.items():
