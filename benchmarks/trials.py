@@ -11,11 +11,11 @@ import argparse
 import importlib
 import json
 from collections import defaultdict
-from itertools import product
 from pathlib import Path
 
 import numpy as np
 
+from lfjax.recipe import trials
 from lfjax.training.logs import write_atomic
 
 
@@ -30,13 +30,13 @@ def main() -> None:
     config = importlib.import_module(f"configs.{args.config}")
     rows = [json.loads(line) for line in (args.evaluation / "per_prompt.jsonl").open()]
     runs = []
-    for method, (first, values, second, others) in config.GRID.items():
+    for method in config.GRID:
         tried = [
-            {"method": method, first: v, second: w, **scored(rows, method, v, w)}
-            for v, w in product(values, others)
+            {"method": method, **settings, **scored(rows, name)}
+            for name, settings in trials(config.GRID, method)
         ]
         best = max(tried, key=lambda run: run["right"])
-        print(f"{method}: {first} {best[first]:g}, {second} {best[second]:g}: {best['right']}")
+        print(best)
         runs += tried
     seeds = sorted({row["seed"] for row in rows})
     about = {
@@ -50,9 +50,8 @@ def main() -> None:
     write_atomic(args.out, f'{head},\n "runs": [\n{lines}\n ]\n}}\n')
 
 
-def scored(rows, method: str, first: float, second: float) -> dict[str, float | list[float]]:
+def scored(rows, name: str) -> dict[str, float | list[float]]:
     """Means of one trial over its worlds, and what is right in each."""
-    name = f"{method}_{first:g}_{second:g}".replace(".", "p")
     worlds = defaultdict(list)
     for row in rows:
         answer = row["answers"][name]

@@ -2,10 +2,11 @@
 
     python -m lfjax.main --config configs/claims_pit.py --workdir runs/claims_pit
 
-Ten repetitions of the lab's PIT recipe, each with a garden, base, policy, improvers and rewards of
-its own. What the committed file of claims comes to is written to docs/claims/pit.json and pit.md.
-Some 7 minutes of one core's time each; stopped anywhere, the same command continues with the next
-cell. benchmarks/pit_claims.py draws the curves.
+Ten repetitions of the lab's PIT recipe with the settings that trials found, and three times as many
+steps of RL, each with a garden, base, policy, improvers and rewards of its own. What the committed
+file of claims comes to is written to docs/claims/pit.json and pit.md. Some 8 minutes of one core's
+time each; stopped anywhere, the same command continues with the next cell. benchmarks/pit_claims.py
+draws the curves.
 
 claims    the above; with a number in its place, so many repetitions
 tuning    nine settings of each method in two worlds of their own, scored on their validation
@@ -13,7 +14,6 @@ tuning    nine settings of each method in two worlds of their own, scored on the
 smoke     one repetition with next to no data, for tests; it writes to its workdir alone
 """
 
-from itertools import product
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -34,6 +34,7 @@ from lfjax.recipe import (
     rank,
     recipe,
     repeated,
+    trials,
     with_settings,
 )
 
@@ -110,9 +111,9 @@ def claimed(seeds: int = SEEDS, publish: str = "docs/claims/pit", one=repetition
 
 def with_controls(c: ConfigDict) -> dict[str, ConfigDict]:
     """The stages of a repetition, and what improvement is compared with: at equal numbers of
-    responses, the best of several of the policy's, by its reward; the policy decoded as improvers
-    are; Self-Refine as its trials found it best, by the policy and by what it was before RL, which
-    unlearns; and improvers by each half of the curriculum with as many steps as the whole has."""
+    responses, the best of several of the policy's, by a reward; the policy decoded as improvers
+    are; Self-Refine as its trials found it best for the policy, and so by the policy before RL; and
+    improvers by each half of the curriculum with as many steps as the whole has."""
     stages = {name: c.stages[name] for name in c.order}
     like = stages["original"]
     how = {k: like[k] for k in ("max_new_tokens", "max_tokens", "slots")}
@@ -172,37 +173,31 @@ def tried(c: ConfigDict) -> tuple[dict[str, ConfigDict], dict[str, str]]:
     def with_stages(*names: str) -> None:
         stages.update({name: c.stages[name] for name in names})
 
-    def trials(method: str):
-        """Of every setting of the method's, a name and the values of its two options."""
-        first, values, second, others = GRID[method]
-        for v, w in product(values, others):
-            yield f"{method}_{v:g}_{w:g}".replace(".", "p"), {first: v, second: w}
-
     def improved(run: str, init: str) -> None:
         data = of_stage(c.data, "original")
         stages[f"by_{run}"] = improve(data=data, init=init, temperature=0.4, **how)
         systems[run] = f"by_{run}"
 
     with_stages("world", "base", "folds", "policy", "improver", "reward", "gap")
-    for run, settings in trials("policy_rl"):
+    for run, settings in trials(GRID, "policy_rl"):
         stages[run] = changed(c, "policy_rl", **settings)
         stages[f"{run}_answers"] = generate(data=tests, init=run, temperature=1.0, **how)
         systems[run] = f"{run}_answers"
     with_stages("policy_rl", "own", "original")
     stages["original"].data = tests
-    for run, settings in trials("improver"):
+    for run, settings in trials(GRID, "improver"):
         stages[run] = changed(c, "improver", **settings)
         improved(run, run)
-    for run, settings in trials("pit"):
+    for run, settings in trials(GRID, "pit"):
         stages[f"{run}_easy"] = changed(c, "easy", **settings)
         stages[run] = changed(c, "hard", init=f"{run}_easy", **settings)
         improved(run, run)
-    for run, settings in trials("self_refine"):
+    for run, settings in trials(GRID, "self_refine"):
         data = of_stage(c.data, "original")
         refining = dict(by="self_refine", init="policy_rl", **settings)
         stages[run] = improve(data=data, **refining, **how)
         systems[run] = f"{run}/records"
-    for run, settings in trials("best_of"):
+    for run, settings in trials(GRID, "best_of"):
         rate = settings["learning_rate"]
         reward = f"reward_{rate:g}".replace(".", "p")
         stages[reward] = changed(c, "reward", learning_rate=rate)

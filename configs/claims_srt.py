@@ -9,12 +9,11 @@ anywhere, the same command continues with the next cell.
 claims    the above
 tuning    nine settings of each method in two worlds of their own, scored on their validation
           prompts; the best ones are in TUNED
-smoke     two repetitions with next to no data, for tests; it writes to its workdir alone
+smoke     one repetition with next to no data, for tests; it writes to its workdir alone
 """
 
 from collections.abc import Callable
 from functools import partial
-from itertools import product
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -33,13 +32,14 @@ from lfjax.recipe import (
     recipe,
     repeated,
     train,
+    trials,
 )
 from lfjax.recipe.self_refining import first_and_refined, refined_answers
 
 CLAIMS = "docs/claims/srt.claims.json"
 SEEDS, FIRST = 10, 1  # training of seed 0 was looked at while the world was made
 TUNING_SEEDS, TUNING_FIRST = 2, 100
-ARMS = tuple(name for name in srt_lab.ARMS if name not in srt_lab.CONTROLS)
+ARMS = tuple(name for name in srt_lab.ARMS if name not in srt_lab.ALWAYS)
 SIZES = dict(pretraining=24000, first=600, second=600, evaluated=100)
 AGAIN = 3
 ORACLE = "lfjax.lab.making:oracle"
@@ -176,15 +176,10 @@ def tuning(seeds: int = TUNING_SEEDS) -> ConfigDict:
 
 def tried(c: ConfigDict, tests: ConfigDict) -> tuple[dict[str, ConfigDict], dict[str, Any]]:
     """(stages, systems) of one world's trials."""
-    names = c.order[: c.order.index("stage2")]
-    cut = names.index("stage1")
-    stages = {name: c.stages[name] for name in names[:cut]}
+    stages = {name: c.stages[name] for name in c.order[: c.order.index("stage2")]}
     systems: dict[str, Any] = {}
-    for method, (first, values, second, others) in GRID.items():
-        if method == "stage2":
-            stages |= {name: c.stages[name] for name in names[cut:]}
-        for v, w in product(values, others):
-            run, settings = f"{method}_{v:g}_{w:g}".replace(".", "p"), {first: v, second: w}
+    for method in GRID:
+        for run, settings in trials(GRID, method):
             if method == "stage2":
                 stages |= preferring(c, run, tests, **settings)
             else:
@@ -199,7 +194,7 @@ def smoke() -> ConfigDict:
     """Stage 1 learns the form of a critique; the other arms next to nothing."""
     few = {name: dict(total_steps=2) for name in srt_lab.ARMS}
     one = partial(srt_lab.smoke, arms=ARMS, again=AGAIN, samples=EQUAL, settings=few)
-    return claimed(2, "", one)
+    return claimed(1, "", one)
 
 
 VARIANTS = {"claims": claimed, "tuning": tuning, "smoke": smoke}

@@ -38,6 +38,7 @@ from lfjax.recipe.self_refining import (
     self_refinement,
 )
 
+# Arms that differ by their text alone, which other data can do without, too.
 ABLATIONS = {n: arm["leave_out"] for n, arm in srt_lab.ARMS.items() if [*arm] == ["leave_out"]}
 SIZES = ("7b", "13b", "70b")
 TENSOR = {"70b": 4}  # on 128 chips a step's 32 examples take a row each, split over 4

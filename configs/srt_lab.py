@@ -56,8 +56,8 @@ KEPT = dict(ties="keep", unchanged="keep")
 BUCKET = 0.03  # of the first stage's prompts, in each arm of refinements of one score: few are 7
 
 # Other models of the first stage: what is left out of their text (LEAVE_OUT), or of their data,
-# which they go over so much more often, to learn for as many steps; whether what is said of flawed
-# answers is exchanged among them; whether they learn from what the model itself has refined.
+# which they go over so much more often, to learn for as many steps; whether critiques are exchanged
+# among the answers; whether they learn from what stage 1 has refined itself (as many epochs of it).
 ARMS: dict[str, dict[str, Any]] = {
     "no_feedback": dict(leave_out="feedback"),
     "refinements_only": dict(leave_out="draft"),  # plain SFT
@@ -72,7 +72,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "score7": dict(share=BUCKET, scores=(7.0,)),
     "score10": dict(share=BUCKET, scores=(10.0,)),
 }
-CONTROLS = ("no_feedback", "refinements_only")
+ALWAYS = ("no_feedback", "refinements_only")
 
 
 def get_config(arg="lab"):
@@ -122,9 +122,9 @@ def arm(
     """
     stages = {}
     if exchanged:
-        kept, data = data, f"{name}_kept"
-        stages[data] = filter_("shuffled", data=of_stage(c.data, kept))
-    if share < 1:
+        data = f"{name}_kept"
+        stages[data] = filter_("shuffled", data=of_stage(c.data, "kept"))
+    elif share < 1:
         data = f"{name}_kept"
         few = dict(KEPT, scores=scores, at_most=int(share * first))
         stages[data] = filter_("refined", data=of_stage(c.data, "scored"), **few)
@@ -206,7 +206,7 @@ def lab(
     in this world at all.
 
     Args:
-      arms: more models than the controls, of `ARMS`.
+      arms: more models than those of `ALWAYS`, of `ARMS`.
       pretraining: texts.
       first, second: prompts of the stages.
       evaluated: prompts of the evaluations.
@@ -221,7 +221,7 @@ def lab(
     sizes = dict(pretraining=pretraining, prompts=first + second, evaluated=evaluated)
     learned = LEARNED | settings.get("stage1", {}) | quick
     preferred = PREFERRED | settings.get("stage2", {})
-    arms = (*CONTROLS, *arms)
+    arms = (*ALWAYS, *arms)
     stages = {
         **pretrained(c, quick, **sizes, **(world or {})),
         **self_refinement(

@@ -5,6 +5,7 @@ Weaknesses, advice, `Overall Score: [[n]]`, and under a heading the improved res
 """
 
 import re
+from collections.abc import Sequence
 
 SCALE = (1.0, 10.0)
 PARTS = ("weaknesses", "suggestions", "score")  # of a feedback, in their order
@@ -62,18 +63,21 @@ def part_of(text: str, part: str) -> str | None:
 
 
 def parts_left(leave_out: str) -> tuple[str, ...]:
-    """The parts of a feedback in a text that leaves something out: one of `PARTS`; `words`, all but
-    the score; or the whole feedback."""
+    """The parts that feedback has where something is left out: one of `PARTS`; `words`, which is
+    all but the score; `feedback`, which is all; or something else."""
     if leave_out == "words":
         return ("score",)
     return () if leave_out == "feedback" else tuple(p for p in PARTS if p != leave_out)
 
 
-def without(text: str, part: str) -> str | None:
-    """A feedback less one of its parts, title and all; None where it has no such part, or no
-    other."""
+def reduced(text: str, parts: Sequence[str]) -> str | None:
+    """A feedback of these of its parts, with their titles; None where one of the others cannot be
+    found, or nothing else is there. What stands before the first title goes with the words: it is
+    kept unless the score alone is."""
     found = sections(text)
-    if part not in [kind for kind, *_ in found]:
+    kinds = {kind for kind, *_ in found}
+    if not {*PARTS} - {*parts} <= kinds:
         return None
-    kept = [text[: found[0][1]], *(text[a:b] for kind, a, _, b in found if kind != part)]
-    return "".join(kept).strip() or None
+    before = text[: found[0][1]] if found and {*parts} != {"score"} else ""
+    kept = (text[a:b] for kind, a, _, b in found if kind in parts)
+    return "".join((before, *kept)).strip() or None

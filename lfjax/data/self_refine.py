@@ -5,7 +5,7 @@ its heading. Here it is written for training and begun for inference.
 
 import re
 
-from lfjax.data.critiques import PARTS, parts_left, without
+from lfjax.data.critiques import PARTS, parts_left, reduced
 from lfjax.data.records import Record, RecordError
 from lfjax.data.views import Role, Span, View, need_critique, need_refinement, need_response
 
@@ -59,17 +59,17 @@ def self_refine(record: Record, *, leave_out: str = "", loss_on_response: bool =
 def feedback_text(record: Record, leave_out: str = "") -> str:
     """What was said of the response, less what is left out. Raises: RecordError where there is
     nothing, or it has no such part."""
-    text = need_critique(record)
-    for part in (p for p in PARTS if p not in parts_left(leave_out)):
-        kept = without(text, part)
-        if kept is None:
-            raise RecordError(
-                f"record '{record.id}' of {record.source}: its feedback cannot be told from its "
-                f"{part}, which are to be left out; expected titles such as 'Weaknesses:', "
-                "'Advice:' and 'Overall Score:', each at the beginning of a line."
-            )
-        text = kept
-    return text
+    text, parts = need_critique(record), parts_left(leave_out)
+    if len(parts) == len(PARTS):
+        return text
+    kept = reduced(text, parts)
+    if kept is None:
+        raise RecordError(
+            f"record '{record.id}' of {record.source}: its feedback cannot be told from its "
+            f"{leave_out}, which are to be left out; expected titles such as 'Weaknesses:', "
+            "'Advice:' and 'Overall Score:', each at the beginning of a line."
+        )
+    return kept
 
 
 def begun(response: str, leave_out: str = "") -> tuple[str, ...]:

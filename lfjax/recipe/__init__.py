@@ -13,6 +13,7 @@ from lfjax.recipe.comparing import claims, detect, evaluate, gaps, gate, rank, s
 from lfjax.recipe.learning import rl, train
 from lfjax.recipe.renaming import in_all, renamed, repeated
 from lfjax.recipe.settings import with_settings
+from lfjax.recipe.trials import trials
 
 __all__ = [
     "base",
@@ -38,5 +39,6 @@ __all__ = [
     "self_bias",
     "source_options",
     "train",
+    "trials",
     "with_settings",
 ]

@@ -18,7 +18,8 @@ from lfjax.data.sources import load
 from lfjax.errors import UserError
 from lfjax.lab.oracle import parts_of, right_share
 from lfjax.stages.artifacts import Result, Stage
-from lfjax.stages.monitors import bands, correlation, similarity, turned
+from lfjax.stages.monitors import bands, correlation, similarity
+from lfjax.stages.rollouts import turned
 from lfjax.stages.scoring import load_scorer
 from lfjax.training.logs import write_atomic
 

@@ -7,7 +7,6 @@ monitor's opinion, or its agreement with the reward, falls.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from difflib import SequenceMatcher
 from typing import Any
 
@@ -15,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from lfjax.data.records import Record
 from lfjax.losses.policy_gradient import ESTIMATES, kl_estimate
 from lfjax.stages.rewards import Source
 from lfjax.stages.rollouts import Rollout
@@ -117,23 +115,22 @@ def of_monitor(opinions: Sequence[Float[np.ndarray, "g k"]], rewards) -> dict[st
 def of_gaps(
     rollouts: Sequence[Rollout],
     values: Mapping[str, Float[np.ndarray, "g k"]],
-    sources: Sequence[Source],
+    backwards: Mapping[str, Float[np.ndarray, "g k"]],
 ) -> dict[str, float]:
-    """The `antisymmetry` of a gap reward: what is gained one way should be lost the other way, and
-    the correlation of g(y, y_ref) with −g(y_ref, y) be 1. Nothing without such a reward."""
-    shown = [i for i, r in enumerate(rollouts) if not r.empty]
-    gap = next((s for s in sources if s.compares), None)
-    if gap is None or not shown:
-        return {}
-    found = values[gap.name].ravel()[shown]
-    back = np.asarray(gap.values([turned(rollouts[i].improvement()) for i in shown]), float)
-    known = np.isfinite(found) & np.isfinite(back)
-    return {"antisymmetry": correlation(found[known], -back[known])} if known.any() else {}
+    """The `antisymmetry` of gap rewards: what is gained one way should be lost the other way, and
+    the correlation of g(y, y_ref) with −g(y_ref, y) be 1. Nothing where none was looked at.
 
-
-def turned(record: Record) -> Record:
-    """The improvement the other way round."""
-    return replace(record, response=record.refinement, refinement=record.response)
+    Args:
+      backwards: g(y_ref, y) of some sources.
+    """
+    read = np.array([not r.empty for r in rollouts])
+    found = []
+    for name, back in backwards.items():
+        there, back = values[name].ravel(), back.ravel()
+        known = read & np.isfinite(there) & np.isfinite(back)
+        if known.any():
+            found.append(correlation(there[known], -back[known]))
+    return {"antisymmetry": float(np.mean(found))} if found else {}
 
 
 def kl_of(columns: Mapping[str, Float[np.ndarray, "n r"]], kind: str) -> Float[np.ndarray, "n r"]:

@@ -17,7 +17,7 @@ from lfjax.judges import apply, get_judge, questions_of
 from lfjax.judges.rules import load_rule
 from lfjax.stages.answers import asker_inputs, collected, open_asker
 from lfjax.stages.artifacts import Stage
-from lfjax.stages.rollouts import Rollout
+from lfjax.stages.rollouts import Rollout, turned
 from lfjax.stages.scoring import Scorer, load_scorer
 
 KINDS = ("model", "rule", "judge")
@@ -177,16 +177,21 @@ def filled(values: Float[np.ndarray, "g k"]) -> Float[np.ndarray, "g k"]:
 
 
 def values_of(
-    source: Source, rollouts: Sequence[Rollout], samples: int
+    source: Source, rollouts: Sequence[Rollout], samples: int, *, backwards: bool = False
 ) -> Float[np.ndarray, "g k"]:
     """The values of a source, NaN where one is missing. An empty response, which nobody can read,
     gets 1 less than the lowest of the others (or than 0), so that saying nothing never pays; and 1
-    more than the highest of a source with a negative weight."""
+    more than the highest of a source with a negative weight.
+
+    Args:
+      backwards: of a source that compares, the values of what is improved over the responses.
+    """
     sign = -1.0 if source.weight < 0 else 1.0
     shown = [r for r in rollouts if not r.empty]
     out = np.zeros(len(rollouts))
     if shown:
-        values = source.values([r.improvement() if source.compares else r.answer() for r in shown])
+        records = [r.improvement() if source.compares else r.answer() for r in shown]
+        values = source.values([turned(r) for r in records] if backwards else records)
         known = values[~np.isnan(values)]
         out[:] = sign * (sign * known).min() if known.size else 0.0
         out[[not r.empty for r in rollouts]] = values

@@ -148,11 +148,11 @@ def rl(stage: Stage) -> Result:
             clock.lap("rollout")
 
             # rewards, and what those think of it who are not learned from
-            values, opinions = scores(stage, sources, watched, rollouts, kept.path(step), step)
+            values, backwards, opinions = scores(
+                stage, sources, watched, rollouts, kept.path(step), step
+            )
             kept.write(step, rollouts, values)
             rewards = total(sources, values, rollouts, c.missing_eos_penalty)
-            looks = is_due(step, c.antisymmetry_steps)
-            backwards = of_gaps(rollouts, values, sources) if looks else {}
             clock.lap("score")
 
             # log-probabilities under policy and reference, by the trainer; advantages
@@ -187,7 +187,7 @@ def rl(stage: Stage) -> Result:
                     "step": step,
                     **of_rewards(rollouts, values, rewards, sources),
                     **of_monitor(opinions, rewards),
-                    **backwards,
+                    **of_gaps(rollouts, values, backwards),
                     **of_policy(columns, mask, sampled),
                     **of_texts(rollouts),
                     **learned,
@@ -277,15 +277,21 @@ def scores(
     rollouts: list[Rollout],
     kept: Path,
     step: int,
-) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
-    """(values by source, those of the monitor where it is due).
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], list[np.ndarray]]:
+    """(values by source, those of gap rewards the other way round and those of the monitor, each
+    where they are due).
 
     Raises: UserError where a source fails or gives what is no number.
     """
-    samples, due = stage.config.samples, is_due(step, stage.config.monitor_steps)
+    c = stage.config
+    turns = [s for s in sources if s.compares and is_due(step, c.antisymmetry_steps)]
+    asked = watched if is_due(step, c.monitor_steps) else []
     try:
-        values = {s.name: values_of(s, rollouts, samples) for s in sources}
-        return values, [values_of(s, rollouts, samples) for s in watched if due]
+        return (
+            {s.name: values_of(s, rollouts, c.samples) for s in sources},
+            {s.name: values_of(s, rollouts, c.samples, backwards=True) for s in turns},
+            [values_of(s, rollouts, c.samples) for s in asked],
+        )
     except UserError as error:
         raise UserError(
             f"stage '{stage.name}', step {step}: {error} What was sampled is kept in {kept}; the "

@@ -77,6 +77,11 @@ class Rollout:
         )
 
 
+def turned(record: Record) -> Record:
+    """An improvement the other way round."""
+    return replace(record, response=record.refinement, refinement=record.response)
+
+
 # --- tasks ------------------------------------------------------------------------------------
 
 

@@ -166,6 +166,27 @@ def test_choices_of_a_filter():
         refined(eights, 0, ties="some")
 
 
+@pytest.mark.parametrize(
+    "leave_out, needed",
+    [
+        ("", {"weaknesses", "suggestions", "score"}),
+        ("weaknesses", {"suggestions", "score"}),
+        ("suggestions", {"weaknesses", "score"}),
+        ("score", {"weaknesses", "suggestions"}),
+        ("words", {"score"}),
+        ("feedback", set()),
+        ("draft", {"weaknesses", "suggestions", "score"}),
+    ],
+)
+def test_what_is_left_out_is_not_needed(leave_out, needed):
+    said = {"weaknesses": "Weaknesses: short.", "suggestions": "Advice: say more."}
+    for part in ("weaknesses", "suggestions", "score"):
+        text = "\n".join(line for name, line in said.items() if name != part)
+        scores = (None, None) if part == "score" else (6, 8)
+        kept, left = refined([critiqued(*scores, text=text)], 0, ties="keep", leave_out=leave_out)
+        assert left == ({f"no {part}": 1} if part in needed else {}) and len(kept) == (not left)
+
+
 def test_responses_that_were_cut():
     """A response that ended at the limit of tokens makes every refinement look better."""
     cut, whole = (critiqued(6, 8, meta={"finish": f}) for f in ("length", "stop"))

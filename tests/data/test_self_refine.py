@@ -122,6 +122,19 @@ def test_feedback_that_cannot_be_taken_apart():
         encoded(loose, leave_out="weaknesses")
 
 
+@pytest.mark.parametrize(
+    "said, left",
+    [
+        ("Well.\nWeaknesses: a\nAdvice: b\nOverall Score: [[6]]", "Overall Score: [[6]]"),
+        ("1. Too short.\n2. Say more.\n3. Overall Score: [[6]]", "3. Overall Score: [[6]]"),
+    ],
+)
+def test_a_score_without_words(said, left):
+    record = replace(RECORD, feedback=(Feedback(said, "negative"),))
+    text = self_refine(record, leave_out="words").response
+    assert text == f"Seven.{FEEDBACK_HEADING}{left}{REFINEMENT_HEADING}Blue."
+
+
 def test_nothing_to_refine():
     fine = replace(RECORD, feedback=(Feedback("", "positive"),), refinement=None)
     assert encoded(fine).counts["not used by the method"] == 1

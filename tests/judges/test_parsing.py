@@ -13,6 +13,7 @@ from lfjax.judges.parsing import (
     cut_judgment,
     decided,
     decided_judgment,
+    own_critique,
     scored_judgment,
     verdict,
 )
@@ -236,6 +237,23 @@ def test_parts_of_a_critique(before, weaknesses, suggestions):
     said = critique(f"{before}\n### Improved Response\nx").feedback
     assert (said.weaknesses, said.suggestions) == (weaknesses, suggestions)
     assert said.text == before.removeprefix("### Feedback\n")
+
+
+@pytest.mark.parametrize(
+    ("leave_out", "missing"),
+    [
+        ("", ("no weaknesses", "no advice", "no score")),
+        ("weaknesses", (None, "no advice", "no score")),
+        ("suggestions", ("no weaknesses", None, "no score")),
+        ("score", ("no weaknesses", "no advice", None)),
+        ("words", (None, None, "no score")),
+    ],
+)
+def test_what_a_model_was_taught_to_leave_out(leave_out, missing):
+    for part, reason in zip(("weaknesses", "advice", "score"), missing):
+        said = own_critique(full_critique(**{part: ""}), leave_out)
+        assert said == Missing(reason) if reason else said.refinement == "Better."
+    assert own_critique("Better.", "feedback") == Critique(None, "Better.")
 
 
 def test_numbered_points_are_not_steps():

@@ -1,5 +1,4 @@
-"""Token blame: what the table says equals what the model says, and the page shows all of it
-safely."""
+"""Token blame: what the table says equals what the model says; the door to its pages."""
 
 import math
 import shutil

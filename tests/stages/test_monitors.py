@@ -117,16 +117,16 @@ def test_a_gap_that_is_a_difference_is_the_same_the_other_way_round():
 
     def antisymmetry(gap):
         source = Source("gap", 1.0, lambda records: np.array([gap(r) for r in records]), None, True)
-        values = values_of(source, rollouts, 2)
-        return of_gaps(rollouts, {"gap": values}, [source])["antisymmetry"]
+        there = {"gap": values_of(source, rollouts, 2)}
+        back = {"gap": values_of(source, rollouts, 2, backwards=True)}
+        return of_gaps(rollouts, there, back)["antisymmetry"]
 
     long = lambda text: float(len(text.split()))  # noqa: E731
     assert antisymmetry(lambda r: long(r.refinement) - long(r.response)) == pytest.approx(1)
     assert antisymmetry(lambda r: long(r.refinement)) == pytest.approx(
         np.corrcoef([1, 4, 2], [-3, -2, -5])[0, 1]
     )
-    alone = Source("rule", 1.0, lambda records: np.zeros(len(records)))
-    assert of_gaps(rollouts, {"rule": np.zeros((2, 2))}, [alone]) == {}
+    assert of_gaps(rollouts, {"rule": np.zeros((2, 2))}, {}) == {}
 
 
 def test_agreement():

@@ -140,6 +140,8 @@ def test_gap_reward_and_adapters(tmp_path):
     assert rows[0]["reward/of_rejected"] > rows[0]["reward/of_chosen"]
     bands = [rows[0][f"gap_{band}"] for band in ("better", "similar", "worse")]
     assert sum(bands) == pytest.approx(1)
+    turned = {row["step"]: row["antisymmetry"] for row in rows if "antisymmetry" in row}
+    assert set(turned) == {10, 20} and all(-1 <= value <= 1 for value in turned.values())
     assert rows[-1]["reward"] > rows[0]["reward"] and rows[-1]["monitor"] > rows[0]["monitor"]
     assert (tmp_path / "easy" / "adapter" / "adapter_model.safetensors").is_file()
     assert log(tmp_path, "hard")[0]["kl_k1"] > 0.01  # it starts where the first one ended

@@ -1,0 +1,14 @@
+"""Trials of settings: of every method as many."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+
+# Method -> two of its options, and the values of each.
+Grid = Mapping[str, tuple[str, Sequence[float], str, Sequence[float]]]
+
+
+def trials(grid: Grid, method: str) -> Iterator[tuple[str, dict[str, float]]]:
+    """The name and the settings of every trial of a method, in the grid's order."""
+    first, values, second, others = grid[method]
+    for v, w in product(values, others):
+        yield f"{method}_{v:g}_{w:g}".replace(".", "p"), {first: v, second: w}
