@@ -73,7 +73,7 @@ def along(run: Run, axis, systems: tuple[dict[str, float], ...], what: str) -> N
         print(f"{what}, {label}:", *(f"{x:g} {m:.3f}" for x, m in zip(own.values(), middle)))
     first, _ = about(run.right["original"])
     axis.axhline(first, color="grey", linestyle=":", label="the policy")
-    axis.set(xlabel=what, ylabel="beds right", ylim=(0.7, 1))
+    axis.set(xlabel=what, ylabel="beds right", ylim=(0.5, 1))
     axis.set_xticks(sorted(set().union(*(own.values() for own in systems))))
     axis.legend(loc="lower center", ncols=3)
 
