@@ -192,7 +192,8 @@ def tried(c: ConfigDict, tests: ConfigDict) -> tuple[dict[str, ConfigDict], dict
 
 def smoke() -> ConfigDict:
     """Stage 1 learns the form of a critique; the other arms next to nothing."""
-    few = {name: dict(total_steps=2) for name in srt_lab.ARMS}
+    few: dict[str, dict[str, Any]] = {name: dict(total_steps=2) for name in srt_lab.ARMS}
+    few["score7"]["scores"] = (10.0,)  # what any refinement of a single account has
     one = partial(srt_lab.smoke, arms=ARMS, again=AGAIN, samples=EQUAL, settings=few)
     return claimed(1, "", one)
 

@@ -212,7 +212,8 @@ def lab(
       evaluated: prompts of the evaluations.
       samples: answers that are re-ranked.
       again: more refinements of refinements.
-      settings: of training, by the model's name; an arm without its own has those of stage 1.
+      settings: of training and of `ARMS`, by the model's name; an arm without its own has those of
+        stage 1.
       quick: settings of the train stages on texts of the ledger, for tests.
       world: settings of the ledger.
     """
@@ -238,7 +239,7 @@ def lab(
         ),
     }
     for name in arms:
-        stages |= arm(c, name, tests, first, **ARMS[name], **learned | settings.get(name, {}))
+        stages |= arm(c, name, tests, first, **ARMS[name] | learned | settings.get(name, {}))
     stages |= in_context(c, tests)
     # What came of it.
     stages |= refined_answers(("stage1", "stage2"), tests, BOTH)
