@@ -7,7 +7,7 @@ from lfjax.evaluation.results import Trial, per_prompt, summary, verdicts_by_sco
 from lfjax.evaluation.sides import align
 from lfjax.stages.blame import write
 from tests.conftest import write_jsonl
-from tests.report.test_blame import HOSTILE, table_of
+from tests.report.blame_tables import HOSTILE, table_of
 
 FACTS = {"commit": "abc", "versions": {"jax": "0.10.2"}, "devices": {"cpu": 1}, "processes": 1}
 

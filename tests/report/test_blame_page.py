@@ -3,9 +3,6 @@
 import json
 import math
 import re
-import shutil
-import subprocess
-from html.parser import HTMLParser
 
 import pytest
 
@@ -14,31 +11,7 @@ from lfjax.stages.blame import (
     render,
 )
 from tests.report.blame_tables import ABOUT, HOSTILE, table_of
-
-
-class Page(HTMLParser):
-    """Tags, and the text of everything by tag."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.ids, self.scripts, self.text, self.inside = [], set(), [], "", None
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.ids.add(dict(attrs).get("id"))
-        self.inside = tag
-        if tag == "script":
-            self.scripts.append("")
-
-    def handle_endtag(self, tag):
-        self.inside = None
-
-    def handle_data(self, data):
-        if self.inside == "script":
-            self.scripts[-1] += data
-        else:
-            self.text += data
+from tests.report.pages import Page, browse
 
 
 def test_page_escapes_every_text():
@@ -69,31 +42,6 @@ def test_page_of_any_threshold(threshold):
     about = ABOUT | {"threshold": threshold, "detect": "all", "misalign": "fake_positive"}
     data = json.loads(Page(render(table_of("a", about=about))).scripts[0])
     assert data["cut"] == (math.log(threshold) if threshold else -99.0)
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    found = shutil.which("chromium") or shutil.which("chromium-browser")
-    if not found:
-        pytest.skip("no chromium here: the page's program is not run")
-    return found
-
-
-def browse(chromium, tmp_path, page: str, program: str = "") -> str:
-    """The document after its own program and `program` have run."""
-    file = tmp_path / "page.html"
-    file.write_text(page.replace("</body>", f"<script>{program}</script></body>"), encoding="utf-8")
-    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --dump-dom"
-    quiet = "--disable-background-networking --disable-component-update --disable-sync"
-    own = (f"--user-data-dir={tmp_path / 'profile'}", f"file://{file}")
-    done = subprocess.run(
-        [chromium, *flags.split(), *quiet.split(), *own],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    return done.stdout
 
 
 def shown(dom: str) -> list[str]:

@@ -8,8 +8,8 @@ from lfjax.report.funnel import counts_of, funnels, score_plots
 from lfjax.report.page import render
 from lfjax.report.workdir import read_workdir
 from tests.conftest import write_jsonl
+from tests.report.blame_tables import HOSTILE
 from tests.report.run_of import a_stage
-from tests.report.test_blame import HOSTILE
 
 
 @pytest.fixture

@@ -14,8 +14,9 @@ from lfjax.report.page import BLAME_BYTES, render, write_report
 from lfjax.report.workdir import read_workdir
 from lfjax.stages.blame import write
 from tests.conftest import write_jsonl
+from tests.report.blame_tables import HOSTILE, table_of
+from tests.report.pages import Page, browse
 from tests.report.run_of import a_run
-from tests.report.test_blame import HOSTILE, Page, browse, chromium, table_of  # noqa: F401
 from tests.stages.conftest import finished  # noqa: F401 (a fixture)
 
 
@@ -68,7 +69,7 @@ console.error = console.warn = (...a) => wrong.push(a.join(" "));</script>"""
 TELL = "document.title = JSON.stringify({value}); "
 
 
-def ask(chromium, tmp_path, page, value, program=""):  # noqa: F811
+def ask(chromium, tmp_path, page, value, program=""):
     """What an expression is in the page after a program; `wrong` are its complaints."""
     page = page.replace('<meta charset="utf-8">', '<meta charset="utf-8">' + WATCH, 1)
     program += TELL.format(value=f"[wrong, {value}]")
@@ -84,7 +85,7 @@ def page(workdir):
     return write_report(workdir).read_text()
 
 
-def test_page_opens_without_complaint(chromium, tmp_path, page):  # noqa: F811
+def test_page_opens_without_complaint(chromium, tmp_path, page):
     """Nothing is fetched, nothing is refused, no response has become an element."""
     value = (
         "[document.images.length, document.querySelectorAll('article').length, "
@@ -106,7 +107,7 @@ STEPS = [
 ]
 
 
-def test_filters(chromium, tmp_path, page):  # noqa: F811
+def test_filters(chromium, tmp_path, page):
     """One after the other, each on top of those before."""
     program = """
       const find = q => document.querySelector(".board " + q), seen = [];
@@ -124,7 +125,7 @@ def test_filters(chromium, tmp_path, page):  # noqa: F811
     assert seen == [[p, f"{len(p)} of 4 shown", bool(p)] for _, p in STEPS]
 
 
-def test_filter_of_verdicts_that_differ(chromium, tmp_path, workdir):  # noqa: F811
+def test_filter_of_verdicts_that_differ(chromium, tmp_path, workdir):
     path = workdir / "compared" / "per_prompt.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     del rows[2]["verdicts"]
@@ -137,7 +138,7 @@ def test_filter_of_verdicts_that_differ(chromium, tmp_path, workdir):  # noqa: F
     assert ask(chromium, tmp_path, page, value, program) == ["p0", "p1", "p3"]
 
 
-def test_exports_are_the_tables(chromium, tmp_path, page, workdir):  # noqa: F811
+def test_exports_are_the_tables(chromium, tmp_path, page, workdir):
     """The links of the page give what the tables have, whatever signs are in it."""
     names = [t.name for t in results.evaluation_tables(read_workdir(workdir))]
     wanted = ["claims", "stages", "lengths-1", *names]
@@ -173,12 +174,12 @@ def framed(page, style, value, program=""):
     )
 
 
-def in_frame(chromium, tmp_path, *args):  # noqa: F811
+def in_frame(chromium, tmp_path, *args):
     dom = browse(chromium, tmp_path, framed(*args))
     return json.loads(html.unescape(re.search(r"<title>(.*?)</title>", dom, re.DOTALL)[1]))
 
 
-def test_light_and_dark(chromium, tmp_path, page):  # noqa: F811
+def test_light_and_dark(chromium, tmp_path, page):
     """The scheme of the system, and the button: letters of plots change with the page."""
     light, dark = (
         ["rgb(246, 245, 242)", "rgb(29, 28, 26)"],
@@ -194,7 +195,7 @@ def test_light_and_dark(chromium, tmp_path, page):  # noqa: F811
 
 
 @pytest.mark.parametrize("width", [360, 1200])
-def test_no_sideways_scrolling(chromium, tmp_path, page, width):  # noqa: F811
+def test_no_sideways_scrolling(chromium, tmp_path, page, width):
     """On a phone, too; only tables scroll, inside of their frames."""
     value = (
         "[document.documentElement.scrollWidth, "

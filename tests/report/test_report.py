@@ -17,8 +17,9 @@ from lfjax.report.page import provenance, tiles, write_report
 from lfjax.report.tables import Interval, Table, compact, duration, latex_text, shown
 from lfjax.report.workdir import read_jsonl, read_workdir
 from tests.conftest import ROOT
+from tests.report.blame_tables import HOSTILE
+from tests.report.pages import Page
 from tests.report.run_of import a_run, a_stage, said
-from tests.report.test_blame import HOSTILE, Page
 
 
 @pytest.fixture
