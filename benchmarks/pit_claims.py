@@ -18,8 +18,14 @@ from scipy import stats
 
 STEPS = {f"by_hard_{k}": k for k in range(1, 6)}, {f"self_refined_{k}": k for k in range(1, 6)}
 TEMPERATURES = (
-    {"at_020": 0.2, "by_hard_1": 0.4, "at_060": 0.6, "at_100": 1.0},
-    {"self_at_020": 0.2, "self_at_060": 0.6, "self_refined_1": 0.8, "self_at_100": 1.0},
+    {"at_020": 0.2, "by_hard_1": 0.4, "at_060": 0.6, "at_080": 0.8, "at_100": 1.0},
+    {
+        "self_at_020": 0.2,
+        "self_at_040": 0.4,
+        "self_at_060": 0.6,
+        "self_refined_1": 0.8,
+        "self_at_100": 1.0,
+    },
 )
 CURRICULUM = {"easy": "the first half", "hard": "then the second", "hard_alone": "it alone"}
 ORDER = (("wl", "ww"), ("wl", "ll"), ("wl", "lw"), ("ww", "lw"), ("ll", "lw"), ("ww", "ll"))

@@ -39,7 +39,7 @@ from lfjax.recipe import (
 )
 
 CLAIMS = "docs/claims/pit.claims.json"
-SEEDS, FIRST = 10, 1  # the world of seed 0 was looked at while settings were found
+SEEDS, FIRST = 10, 1  # the world of seed 0 was looked at while the world was made
 TUNING_SEEDS, TUNING_FIRST = 2, 100
 RL_STEPS = 120  # of each RL stage
 RATES, SCORING = (1e-4, 3e-4, 1e-3), (1e-3, 2e-3, 4e-3)
@@ -97,6 +97,7 @@ def claimed(seeds: int = SEEDS, publish: str = "docs/claims/pit", one=repetition
         data=c.data,
         field="refinement",
         on_missing="empty",
+        baseline="original",
     )
     gapped = {name: in_all(f"ordered/{name}", seeds) for name in PAIRINGS}
     stages["ordering"] = evaluate("feedback", systems=gapped, data=c.data, on_missing="count")

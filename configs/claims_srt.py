@@ -31,15 +31,15 @@ from lfjax.recipe import (
     of_stage,
     recipe,
     repeated,
-    train,
     trials,
 )
-from lfjax.recipe.self_refining import first_and_refined, refined_answers
+from lfjax.recipe.self_refining import first_and_refined
 
 CLAIMS = "docs/claims/srt.claims.json"
 SEEDS, FIRST = 10, 1  # training of seed 0 was looked at while the world was made
 TUNING_SEEDS, TUNING_FIRST = 2, 100
-ARMS = tuple(name for name in srt_lab.ARMS if name not in srt_lab.ALWAYS)
+ARMS = tuple(name for name in srt_lab.ARMS if name not in srt_lab.ALWAYS_ARMS)
+ARMS += tuple(srt_lab.SECOND_ARMS)
 SIZES = dict(pretraining=24000, first=600, second=600, evaluated=100)
 AGAIN = 3
 ORACLE = "lfjax.lab.making:oracle"
@@ -60,7 +60,7 @@ TUNED = {  # the best of the grid by refined accounts that are right
 }
 PAPER = {  # those of section 4.1, for models of 7 B parameters and more
     "stage1": dict(learning_rate=1e-5, total_epochs=5.0, batch_examples=32, batch_rows=0),
-    "stage2": dict(learning_rate=5e-7, beta=0.01),
+    "stage2": dict(learning_rate=5e-7, beta=0.01, terminator="eos"),
 }
 PLAIN, REFINING = ("base", "refinements_only"), ("stage1", "stage2")
 AGAINST_FIRST = ("base", "refinements_only", "stage1", "stage2", "stage2_first")
@@ -74,7 +74,8 @@ def get_config(arg="claims"):
 
 def repetition() -> ConfigDict:
     """The lab with all arms."""
-    settings = TUNED | {"own_refinements": TUNED["refinements_only"]}
+    plain = TUNED["refinements_only"]
+    settings = TUNED | dict(own_refinements=plain, best_drafts=plain)
     return srt_lab.lab(arms=ARMS, again=AGAIN, settings=settings, **SIZES)
 
 
@@ -149,17 +150,7 @@ def as_in_paper(c: ConfigDict) -> dict[str, ConfigDict]:
     """Both stages with the paper's settings, the second one from the stage 1 that was tuned."""
     tests = of_stage(c.data, "world/test")
     first = srt_lab.arm(c, "stage1_paper", tests, SIZES["first"], **PAPER["stage1"])
-    return first | preferring(c, "stage2_paper", tests, **PAPER["stage2"])
-
-
-def preferring(
-    c: ConfigDict, name: str, tests: ConfigDict, **settings: Any
-) -> dict[str, ConfigDict]:
-    """Another stage 2, and its answers to the tests."""
-    settings = srt_lab.ROWS | srt_lab.PREFERRED | settings
-    data = of_stage(c.data, "pairs")
-    second = train("dpo", data=data, init="stage1", own_pairs=True, **settings)
-    return {name: second} | refined_answers((name,), tests, srt_lab.BOTH)
+    return first | srt_lab.second_arm(c, "stage2_paper", tests, **PAPER["stage2"])
 
 
 def tuning(seeds: int = TUNING_SEEDS) -> ConfigDict:
@@ -181,7 +172,7 @@ def tried(c: ConfigDict, tests: ConfigDict) -> tuple[dict[str, ConfigDict], dict
     for method in GRID:
         for run, settings in trials(GRID, method):
             if method == "stage2":
-                stages |= preferring(c, run, tests, **settings)
+                stages |= srt_lab.second_arm(c, run, tests, data="pairs", **settings)
             else:
                 how = srt_lab.ARMS.get(method, {})
                 stages |= srt_lab.arm(c, run, tests, SIZES["first"], **how, **settings)

@@ -45,7 +45,8 @@ from lfjax.recipe import (
 
 STEPS = 5  # of improvement, at most
 WATCHED = ("by_improver", "by_easy", "by_hard_alone", "by_hard_1")
-TEMPERATURES = (0.2, 0.6, 1.0)  # besides 0.4 and 0.8
+TEMPERATURES = (0.2, 0.4, 0.6, 0.8, 1.0)
+BEST_AT = {"pit": 0.4, "self_refine": 0.8}  # section 4.5
 
 
 def get_config(arg="lab"):
@@ -139,14 +140,27 @@ def inference(
 
     pit = dict(init=improvers[-1])
     self_refine = dict(by="self_refine", init="policy_rl")
+    cold, warm = BEST_AT["pit"], BEST_AT["self_refine"]
     for name in improvers[:-1]:
-        tried(f"by_{name}", init=name, temperature=0.4)
-    tried(f"by_{improvers[-1]}", STEPS, temperature=0.4, **pit)
-    tried("self_refined", STEPS, temperature=0.8, **self_refine)
+        tried(f"by_{name}", init=name, temperature=cold)
+    tried(f"by_{improvers[-1]}", STEPS, temperature=cold, **pit)
+    tried("self_refined", STEPS, temperature=warm, **self_refine)
     for t in temperatures:
-        tried(f"at_{round(100 * t):03d}", temperature=t, **pit)
-        tried(f"self_at_{round(100 * t):03d}", temperature=t, **self_refine)
+        if t != cold:
+            tried(f"at_{round(100 * t):03d}", temperature=t, **pit)
+        if t != warm:
+            tried(f"self_at_{round(100 * t):03d}", temperature=t, **self_refine)
     return stages, systems
+
+
+def led_astray(
+    c: ConfigDict, answers: dict[str, Any], others: str, astray: str
+) -> dict[str, ConfigDict]:
+    """Is what is improved used at all, after RL? Shown the response to another prompt, an improver
+    that does is worse. (The names are those of the two stages.)"""
+    shown = filter_("exchanged", data=of_stage(c.data, "original"))
+    how = dict(init="hard", temperature=BEST_AT["pit"], **answers)
+    return {others: shown, astray: improve(data=of_stage(c.data, others), **how)}
 
 
 # --- the lab ----------------------------------------------------------------------------------
@@ -223,6 +237,8 @@ def lab(
     tests = of_stage(c.data, "world/test")
     how = dict(improvers=("improver", "easy", "hard_alone", "hard"), temperatures=TEMPERATURES)
     tried, systems = inference(c, tests, answers, **how)
+    tried |= led_astray(c, answers, "strangers", "hard_astray")
+    systems["hard_astray"] = "hard_astray"
     names = list(trained)
     cut = names.index("reward")
     stages |= {name: trained[name] for name in names[:cut]}
@@ -278,11 +294,7 @@ def real(c: ConfigDict, *, evaluated: int, judge: dict[str, Any], mode="judge", 
     tests = of_stage(c.data, "folds/test")
     answers = settings["answers"]
     tried, systems = inference(c, tests, answers, temperatures=TEMPERATURES)
-    # Is what is improved used at all? Shown the response to another prompt, an improver that does
-    # is worse.
-    tried["others"] = filter_("exchanged", data=of_stage(c.data, "original"))
-    data = of_stage(c.data, "others")
-    tried["astray"] = improve(data=data, init="hard", temperature=0.4, **answers)
+    tried |= led_astray(c, answers, "others", "astray")
     repeated = {n: path for n, path in systems.items() if "at_" not in n}
     varied = {n: path for n, path in systems.items() if n == "original" or n not in repeated}
     varied |= {n: systems[n] for n in ("by_hard_1", "self_refined_1")} | {"astray": "astray"}

@@ -6,9 +6,11 @@ Both stages, what they come to, and the gate. Minutes on two CPU cores.
 
 lab             the above
 lab_ablations   and models that learn without one part of the feedback each (table 6)
-lab_controls    and models whose feedback is a score alone, or another answer's, and plain SFT on
-                refinements of the model's own
-lab_scaling     and models that learn from a tenth and from half of the examples (figure 5)
+lab_controls    and models whose feedback is a score alone, or another answer's; plain SFT on
+                refinements of the model's own, and on the best of four answers; and a second stage
+                that is shown pairs of equal scores, too
+lab_scaling     and models of both stages that learn from a tenth and from half of the examples
+                (figure 5)
 lab_scores      and models that learn from refinements of one score each (figure 6)
 lab_again       and refinements of refinements, by the critic and by the model (table 2)
 lab_smoke       the first with next to no data, for tests
@@ -57,7 +59,8 @@ BUCKET = 0.03  # of the first stage's prompts, in each arm of refinements of one
 
 # Other models of the first stage: what is left out of their text (LEAVE_OUT), or of their data,
 # which they go over so much more often, to learn for as many steps; whether critiques are exchanged
-# among the answers; whether they learn from what stage 1 has refined itself (as many epochs of it).
+# among the answers; whether they learn from what stage 1 has refined itself (as many epochs of it),
+# or instead from the best of several answers, by the critic's score.
 ARMS: dict[str, dict[str, Any]] = {
     "no_feedback": dict(leave_out="feedback"),
     "refinements_only": dict(leave_out="draft"),  # plain SFT
@@ -66,13 +69,21 @@ ARMS: dict[str, dict[str, Any]] = {
     "no_weaknesses": dict(leave_out="weaknesses"),
     "score_only": dict(leave_out="words"),
     "shuffled": dict(exchanged=True),
-    "own_refinements": dict(leave_out="draft", data="pairs"),
+    "own_refinements": dict(leave_out="draft", data="with_ties"),
+    "best_drafts": dict(best_of=4),
     "few": dict(share=0.1),
     "half": dict(share=0.5),
     "score7": dict(share=BUCKET, scores=(7.0,)),
     "score10": dict(share=BUCKET, scores=(10.0,)),
 }
-ALWAYS = ("no_feedback", "refinements_only")
+ALWAYS_ARMS = ("no_feedback", "refinements_only")
+# Other models of the second stage: the share of the prompts from which their pairs come, as above.
+# A pair may score the same here: a model that has not learned to score makes hardly any other.
+SECOND_ARMS = {
+    "stage2_ties": dict(share=1.0),
+    "stage2_few": dict(share=0.1),
+    "stage2_half": dict(share=0.5),
+}
 
 
 def get_config(arg="lab"):
@@ -111,17 +122,21 @@ def arm(
     share: float = 1.0,
     scores: tuple[float, ...] = (),
     exchanged: bool = False,
+    best_of: int = 0,
     **settings: Any,
 ) -> dict[str, ConfigDict]:
     """Another model of the first stage, and its answers to the tests.
 
     Args:
       first: prompts of the first stage.
-      data, leave_out, share, scores, exchanged: as in `ARMS`.
+      data, leave_out, share, scores, exchanged, best_of: as in `ARMS`.
       settings: of the train stage.
     """
     stages = {}
-    if exchanged:
+    if best_of:
+        data = f"{name}_kept"
+        stages |= best_drafts(c, name, best_of, first)
+    elif exchanged:
         data = f"{name}_kept"
         stages[data] = filter_("shuffled", data=of_stage(c.data, "kept"))
     elif share < 1:
@@ -131,17 +146,60 @@ def arm(
     settings = PACKED | LEARNED | settings
     for length in ("total_epochs", "save_epochs"):
         settings[length] = settings[length] / share
-    learned = dict(settings, leave_out=leave_out)
-    stages[name] = train("srt", data=of_stage(c.data, data), init="base", **learned)
-    if leave_out == "draft":
+    learned = dict(settings, data=of_stage(c.data, data), init="base")
+    stages[name] = (
+        train("sft", **learned) if best_of else train("srt", leave_out=leave_out, **learned)
+    )
+    if best_of or leave_out == "draft":
         plain = generate(data=tests, init=name, temperature=0.0, **SHORT)
         return {**stages, f"{name}_answers": plain}
     return stages | refined_answers((name,), tests, BOTH, leave_out=leave_out)
 
 
+def best_drafts(c: ConfigDict, name: str, samples: int, first: int) -> dict[str, ConfigDict]:
+    """To each prompt of the first stage the one of several answers that the critic scores highest;
+    the last stage is `NAME_kept`."""
+    drawn = dict(examples=first, samples=samples, temperature=0.7, **SHORT)
+    return {
+        f"{name}_samples": generate(data=of_stage(c.data, "world/prompts"), init="base", **drawn),
+        f"{name}_scored": judge(data=of_stage(c.data, f"{name}_samples"), **CRITIC),
+        f"{name}_kept": filter_("ranked", data=of_stage(c.data, f"{name}_scored")),
+    }
+
+
+def second_arm(
+    c: ConfigDict,
+    name: str,
+    tests: ConfigDict,
+    *,
+    share: float = 1.0,
+    data: str = "",
+    **settings: Any,
+) -> dict[str, ConfigDict]:
+    """Another model of the second stage, and its answers to the tests.
+
+    Args:
+      share: as in `SECOND_ARMS`.
+      data: pairs of another stage instead.
+      settings: of the train stage.
+    """
+    stages = {}
+    if not data:
+        data = f"{name}_kept"
+        few = dict(ties="keep", share=share)
+        stages[data] = filter_("refined", data=of_stage(c.data, "own_scored"), **few)
+    settings = ROWS | PREFERRED | dict(total_epochs=1.0) | settings
+    for length in ("total_epochs", "save_epochs"):
+        settings[length] = settings[length] / share
+    learned = dict(settings, data=of_stage(c.data, data), init="stage1", own_pairs=True)
+    stages[name] = train("dpo", **learned)
+    return stages | refined_answers((name,), tests, BOTH)
+
+
 def arm_systems(*names: str) -> dict[str, Any]:
     """First and refined answers of arms, and the answers of those that do not refine."""
-    plain = [n for n in names if ARMS[n].get("leave_out") == "draft"]
+    own = {n: ARMS.get(n, {}) for n in names}
+    plain = [n for n, a in own.items() if a.get("leave_out") == "draft" or "best_of" in a]
     return first_and_refined(
         *(n for n in names if n not in plain), **{n: f"{n}_answers" for n in plain}
     )
@@ -206,7 +264,7 @@ def lab(
     in this world at all.
 
     Args:
-      arms: more models than those of `ALWAYS`, of `ARMS`.
+      arms: more models than those of `ALWAYS_ARMS`, of `ARMS` and `SECOND_ARMS`.
       pretraining: texts.
       first, second: prompts of the stages.
       evaluated: prompts of the evaluations.
@@ -222,7 +280,7 @@ def lab(
     sizes = dict(pretraining=pretraining, prompts=first + second, evaluated=evaluated)
     learned = LEARNED | settings.get("stage1", {}) | quick
     preferred = PREFERRED | settings.get("stage2", {})
-    arms = (*ALWAYS, *arms)
+    arms = (*ALWAYS_ARMS, *arms)
     stages = {
         **pretrained(c, quick, **sizes, **(world or {})),
         **self_refinement(
@@ -235,11 +293,16 @@ def lab(
             refining=LONG,
             stage1=PACKED | learned,
             stage2=ROWS | preferred,
-            keep=(KEPT, dict(ties="keep")),
+            keep=(KEPT, dict(ties="drop")),
         ),
+        "with_ties": filter_("refined", data=of_stage(c.data, "own_scored"), ties="keep"),
     }
     for name in arms:
-        stages |= arm(c, name, tests, first, **ARMS[name] | learned | settings.get(name, {}))
+        own = settings.get(name, {})
+        if name in SECOND_ARMS:
+            stages |= second_arm(c, name, tests, **SECOND_ARMS[name] | preferred | own)
+        else:
+            stages |= arm(c, name, tests, first, **ARMS[name] | learned | own)
     stages |= in_context(c, tests)
     # What came of it.
     stages |= refined_answers(("stage1", "stage2"), tests, BOTH)
@@ -273,8 +336,10 @@ def smoke(samples: int = 2, **more: Any) -> ConfigDict:
 VARIANTS = {
     "lab": lab,
     "lab_ablations": lambda: lab(arms=("no_score", "no_suggestions", "no_weaknesses")),
-    "lab_controls": lambda: lab(arms=("score_only", "shuffled", "own_refinements")),
-    "lab_scaling": lambda: lab(arms=("few", "half")),
+    "lab_controls": lambda: lab(
+        arms=("score_only", "shuffled", "own_refinements", "best_drafts", "stage2_ties")
+    ),
+    "lab_scaling": lambda: lab(arms=("few", "half", "stage2_few", "stage2_half")),
     "lab_scores": lambda: lab(arms=("score7", "score10")),
     "lab_again": lambda: lab(again=3),
     "lab_smoke": smoke,

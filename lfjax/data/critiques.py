@@ -12,16 +12,18 @@ PARTS = ("weaknesses", "suggestions", "score")  # of a feedback, in their order
 
 # A mark after its label: `Score: [[6]]`, `**Score:** 7/10`, `Score (1-10): 7.5`. A range is none,
 # nor is a mark out of another number than 10. `(?>…)` gives no digits back: 7.5-8 is not 7. (`*+`
-# gives nothing back either: a line of ten thousand underscores is read once.)
+# gives nothing back either: a line of ten thousand underscores is read once.) An underscore is no
+# letter of a word here, as it is to `\b`: it may mark `__Overall Score__`.
 SCORE = (
-    r"score\b[\s*_]*+(?:\([^()\n]*\))?+[\s*_]*+[:=]?+[\s*_]*+\[{0,2}+[ \t]*+"
+    r"score(?![A-Za-z0-9])[\s*_]*+(?:\([^()\n]*\))?+[\s*_]*+[:=]?+[\s*_]*+\[{0,2}+[ \t]*+"
     r"((?>[0-9]+(?:\.[0-9]+)?))"
     r"(?!\.?[0-9])"
-    r"(?![ \t*_\]]*(?:-|–|—|to\b)[ \t*_\[]*[0-9])"
+    r"(?![ \t*_\]]*(?:-|–|—|~|to\b|or\b)[ \t*_\[]*[0-9])"
     r"(?![ \t*_\]]*(?:/|out[ \t]+of\b)[ \t*_\[]*(?!10\b)[0-9])"
 )
-ANY_SCORE = re.compile(r"\b" + SCORE, re.IGNORECASE)
-OVERALL_SCORE = re.compile(r"\boverall[ \t]+" + SCORE, re.IGNORECASE)
+START = r"(?<![A-Za-z0-9])"
+ANY_SCORE = re.compile(START + SCORE, re.IGNORECASE)
+OVERALL_SCORE = re.compile(START + r"overall[ \t]+" + SCORE, re.IGNORECASE)
 
 # `### Improved Response`, `**Improved Response:** text`, `## 4. Improved Response`: marked as a
 # heading, and nothing after it on its line but behind a colon.

@@ -1,5 +1,6 @@
 """Filters: pure functions from records to records, between the stages of a recipe."""
 
+import math
 import random
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -75,6 +76,7 @@ def refined(
     most_times: float = 0.0,
     scores: Sequence[float] = (),
     at_most: int = 0,
+    share: float = 1.0,
 ) -> Filtered:
     """Responses with a critique of the right form and a refinement that scores better (Hu et al.
     2024, section 4.1), each as a pair whose chosen side is the refinement.
@@ -90,9 +92,10 @@ def refined(
         0 for no such bound.
       scores: keep refinements with these scores alone (the paper's figure 6).
       at_most: keep the first so many; 0 for all.
+      share: look at the first such share of the records alone (figure 5).
 
-    Raises: UserError for an unknown choice, and where ties are to be broken by expected scores that
-    are not there.
+    Raises: UserError for an unknown choice or no share, and where ties are to be broken by expected
+    scores that are not there.
     """
     for name, value, known in (
         ("ties", ties, TIES),
@@ -101,8 +104,13 @@ def refined(
     ):
         if value not in known:
             raise UserError(f"filter: {name}='{value}'; expected {' or '.join(known)}.")
+    if not 0 < share <= 1:
+        raise UserError(f"filter: share={share}; expected more than 0, and 1 at most.")
     kept, left = [], Counter()
-    for r in records:
+    few = math.ceil(share * len(records))
+    if few < len(records):
+        left[f"beyond the first {100 * share:g} %"] = len(records) - few
+    for r in records[:few]:
         reason = unrefined(r, ties, unchanged, leave_out, cut, most_times, scores)
         if not reason and at_most and len(kept) == at_most:
             reason = f"beyond the first {at_most}"

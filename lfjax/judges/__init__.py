@@ -35,12 +35,15 @@ class Judge:
         the answer begins. Raises: RecordError.
       read: the texts of the answers to these questions -> what they say, or why nothing.
       filled: the record with what was said of it, by an author.
+      enough: what an answer that was cut off has to have for what is read of it; None if all of it
+        is needed.
     """
 
     template: Path | None
     shown: Callable[[Record], list[Any]]
     read: Callable[..., Any]
     filled: Callable[[Record, Any, str], Record]
+    enough: Callable[[str], bool] | None = None
 
 
 def _response(record: Record) -> list[dict[str, str]]:
@@ -89,6 +92,9 @@ def _preference(straight: str, swapped: str) -> Verdict | Missing:
     return parsing.both_orders(parsing.verdict(straight), parsing.verdict(swapped))
 
 
+# A critique of which the score alone is wanted.
+_SCORE = dict(read=parsing.critique_score, filled=_with_feedback, enough=parsing.beyond_feedback)
+
 JUDGES: dict[str, Judge] = {
     "cut": Judge(FOLDER / "cut.jinja", _response, parsing.cut_judgment, _with_feedback),
     "judgment": Judge(
@@ -96,7 +102,9 @@ JUDGES: dict[str, Judge] = {
     ),
     "score": Judge(FOLDER / "score.jinja", _response, parsing.scored_judgment, _with_feedback),
     "critique": Judge(FOLDER / "critique.jinja", _response, parsing.critique, _with_critique),
+    "critique_score": Judge(FOLDER / "critique.jinja", _response, **_SCORE),
     "self": Judge(None, _own_turn, parsing.own_critique, _with_critique),
+    "self_score": Judge(None, _own_turn, **_SCORE),
     "preference": Judge(FOLDER / "preference.jinja", _two_orders, _preference, _with_preference),
 }
 
@@ -117,6 +125,8 @@ def get_judge(kind: str, template: str = "", leave_out: str = "") -> Judge:
             raise UserError(
                 f"judge '{kind}': shows no question; it takes no template of one's own."
             )
+        if judge.enough:
+            return judge
         shown = partial(_own_turn, leave_out=leave_out)
         return replace(judge, shown=shown, read=partial(judge.read, leave_out=leave_out))
     return replace(judge, template=Path(template)) if template else judge
@@ -141,7 +151,7 @@ def apply(
     it was, but for `meta["not_judged"]`, which keeps the reason and the raw answers.
     """
     meta = {k: v for k, v in record.meta.items() if k != NOT_JUDGED}
-    reason = next(filter(None, map(_unusable, answers)), None)
+    reason = next(filter(None, (_unusable(a, judge.enough) for a in answers)), None)
     if reason is None:
         said = judge.read(*(a.text for a in answers))
         if not isinstance(said, Missing):
@@ -151,10 +161,11 @@ def apply(
     return replace(record, meta={**meta, NOT_JUDGED: note}), reason
 
 
-def _unusable(answer: Answer) -> str | None:
+def _unusable(answer: Answer, enough: Callable[[str], bool] | None) -> str | None:
     if answer.text is None:
         return answer.reason
-    return CUT_OFF if answer.finish == "length" else None
+    cut = answer.finish == "length" and not (enough and enough(answer.text))
+    return CUT_OFF if cut else None
 
 
 def lesson(record: Record) -> Record:

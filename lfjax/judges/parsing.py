@@ -125,10 +125,39 @@ def critique(text: str, needs: Sequence[str] = PARTS) -> Critique | Missing:
     heads = list(IMPROVED.finditer(said))
     if len(heads) != 1:
         return Missing("several improved responses" if heads else "no improved response")
-    before = FEEDBACK.sub("", said[: heads[0].start()].strip()).strip()
     refinement = said[heads[0].end() :].strip()
     if not refinement:
         return Missing("improved response is empty")
+    feedback = _feedback(said[: heads[0].start()], needs)
+    return feedback if isinstance(feedback, Missing) else Critique(feedback, refinement)
+
+
+def own_critique(text: str, leave_out: str = "") -> Critique | Missing:
+    """What a model says of its own response after the heading that it is given (`self_refine`).
+
+    Args:
+      leave_out: what it was taught to leave out.
+    """
+    if leave_out == "feedback":
+        said = _spoken(text)
+        return Critique(None, said) if said else Missing("improved response is empty")
+    return critique(text, parts_left(leave_out))
+
+
+def critique_score(text: str) -> Feedback | Missing:
+    """A critique whose score alone is asked for (section 3.1.1): the feedback before the heading of
+    an improved response, which there need not be."""
+    return _feedback(IMPROVED.split(_spoken(text), maxsplit=1)[0], needs=("score",))
+
+
+def beyond_feedback(text: str) -> bool:
+    """Whether a critique has come to its improved response."""
+    return IMPROVED.search(_spoken(text)) is not None
+
+
+def _feedback(before: str, needs: Sequence[str]) -> Feedback | Missing:
+    """What a critique says before its improved response."""
+    before = FEEDBACK.sub("", before.strip()).strip()
     score = _score(OVERALL_SCORE, before)
     if isinstance(score, Missing):
         if "score" in needs:
@@ -142,19 +171,7 @@ def critique(text: str, needs: Sequence[str] = PARTS) -> Critique | Missing:
         return Missing("no advice")
     polarity = "mixed" if score is not None and score >= SATISFACTORY_SCORE else "negative"
     notes = dict(score=score, scale=SCALE, weaknesses=weaknesses, suggestions=suggestions)
-    return Critique(Feedback(before, polarity, **notes), refinement)
-
-
-def own_critique(text: str, leave_out: str = "") -> Critique | Missing:
-    """What a model says of its own response after the heading that it is given (`self_refine`).
-
-    Args:
-      leave_out: what it was taught to leave out.
-    """
-    if leave_out == "feedback":
-        said = _spoken(text)
-        return Critique(None, said) if said else Missing("improved response is empty")
-    return critique(text, parts_left(leave_out))
+    return Feedback(before, polarity, **notes)
 
 
 def _spoken(text: str) -> str:

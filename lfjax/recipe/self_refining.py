@@ -44,7 +44,7 @@ def self_refinement(
         return of_stage(c.data, stage)
 
     first, second = examples
-    own = dict(judge="self", init="stage1", **refining)
+    own = dict(init="stage1", **refining)
     drawn = dict(temperature=0.7, **answers)
     return {
         "drafts": generate(data=prompts, init=drafter or init, examples=first, **drawn),
@@ -62,8 +62,8 @@ def self_refinement(
             stop=HEADINGS,
             **drawn,
         ),
-        "own_critiques": judge(data=of("own_drafts"), **own),
-        "own_scored": judge(data=of("own_critiques"), field="refinement", **own),
+        "own_critiques": judge("self", data=of("own_drafts"), **own),
+        "own_scored": judge("self_score", data=of("own_critiques"), field="refinement", **own),
         "pairs": filter_("refined", data=of("own_scored"), **keep[1]),
         "stage2": train("dpo", data=of("pairs"), init="stage1", own_pairs=True, **stage2),
     }
@@ -100,7 +100,7 @@ def reranking(
     own = dict(init="stage1", **refining)
     return {
         "samples": generate(data=tests, init="stage1", **drawn),
-        "samples_scored": judge("self", data=of_stage(c.data, "samples"), **own),
+        "samples_scored": judge("self_score", data=of_stage(c.data, "samples"), **own),
         "reranked": filter_("ranked", data=of_stage(c.data, "samples_scored")),
     }
 
@@ -112,7 +112,7 @@ def agreement(
     after it (table 5)."""
     out = {"sides": filter_("sides", data=preferences)}
     for model in ("stage1", "stage2"):
-        rated = judge("self", data=of_stage(c.data, "sides"), init=model, **refining)
+        rated = judge("self_score", data=of_stage(c.data, "sides"), init=model, **refining)
         out[f"rated_{model}"] = rated
         out[f"agreement_{model}"] = self_bias(
             data=of_stage(c.data, f"rated_{model}"), among="sides"

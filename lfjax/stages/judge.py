@@ -4,10 +4,12 @@ good their refinements are."""
 from collections import Counter
 from dataclasses import replace
 
+from lfjax.data.critiques import parts_left
 from lfjax.data.filters import EXPECTED, EXPECTED_REFINED
 from lfjax.data.load import load_records, told
 from lfjax.data.mixture import data_inputs
 from lfjax.data.records import Candidate, Record, to_jsonl
+from lfjax.data.self_refine import REFINEMENT_HEADING
 from lfjax.errors import UserError, nearest
 from lfjax.judges import JUDGES, NOT_JUDGED, apply, get_judge, questions_of
 from lfjax.judges.parsing import Critique
@@ -22,11 +24,13 @@ from lfjax.stages.answers import (
     total_cost,
 )
 from lfjax.stages.artifacts import Result, Stage
-from lfjax.stages.own_words import SELF, signed, with_expected_scores
+from lfjax.stages.own_words import SELF, SELF_SCORE, signed, with_expected_scores
 from lfjax.training.logs import write_atomic
 
 RULE = "rule"  # stands where a config names a judge of `JUDGES`
 FIELDS = ("response", "refinement")
+# Of a refinement the score is wanted, not a refinement of its own.
+SCORING = {"critique": "critique_score", SELF: SELF_SCORE}
 PROBE = 50  # records that are judged before the others
 EXAMPLE = 200  # characters of an answer in a message
 
@@ -77,11 +81,14 @@ def judge(stage: Stage) -> Result:
 def _by_asking(stage: Stage, records: list[Record]):
     """(record, why it has no judgment) of each, and what it cost."""
     c = stage.config
-    how = get_judge(c.judge, c.question, c.leave_out)
+    scoring = c.field == "refinement" and "score" in parts_left(c.leave_out)
+    kind = SCORING.get(c.judge, c.judge) if scoring else c.judge
+    how, by_itself = get_judge(kind, c.question, c.leave_out), kind in (SELF, SELF_SCORE)
     asked = [questions_of(record, how) for record in records]
-    if c.judge == SELF:
+    if by_itself:
         speaker = open_local(stage, c.data.template)
-        asker = local_asker(stage, speaker)
+        stop = (*c.stop, *([REFINEMENT_HEADING.strip()] if kind == SELF_SCORE else []))
+        asker = local_asker(stage, speaker, stop=stop)
     else:
         asker = open_asker(stage, c.data.template)
     stage.begin()
@@ -106,7 +113,7 @@ def _by_asking(stage: Stage, records: list[Record]):
                 + none_judged([r for r, _ in done])
             )
     done, cost = first(len(records))
-    if c.judge == SELF:
+    if by_itself:
         done = [(signed(stage, r), reason) for r, reason in done]
         if c.expected_score:
             surer = with_expected_scores(stage, speaker, [r for r, _ in done])

@@ -25,7 +25,7 @@ from lfjax.sharding import BATCH, axis_size
 from lfjax.stages.answers import collected, cost_of, local_asker
 from lfjax.stages.artifacts import Stage
 
-SELF = "self"  # the judge
+SELF, SELF_SCORE = "self", "self_score"  # the judges
 WEIGHTS = "refined_by_weights"  # in a record's meta: hash of the model that refined its response
 
 

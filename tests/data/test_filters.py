@@ -162,6 +162,10 @@ def test_choices_of_a_filter():
     assert refined([unscored], 0, ties="drop", leave_out="score")[0]
     kept, left = refined(eights, 0, ties="keep", at_most=1)
     assert kept[0].candidates[0].score == 7 and dict(left) == {"beyond the first 1": 2}
+    kept, left = refined(eights, 0, ties="keep", share=0.5)
+    assert len(kept) == 2 and dict(left) == {"beyond the first 50 %": 1}
+    with pytest.raises(UserError, match="share=0"):
+        refined(eights, 0, ties="keep", share=0.0)
     with pytest.raises(UserError, match="ties='some'"):
         refined(eights, 0, ties="some")
 

@@ -8,6 +8,7 @@ from lfjax.data.records import Feedback, Message, Record, RecordError
 from lfjax.errors import UserError
 from lfjax.judges import JUDGES, apply, get_judge, lesson, questions_of
 from lfjax.judges.asking import Answer
+from lfjax.judges.parsing import CUT_OFF
 
 ANSWERS = {
     "cut": "It is green.",
@@ -17,6 +18,8 @@ ANSWERS = {
     "### Improved Response\nRed",
     "critique": "Weaknesses: It is green.\nAdvice: Look again.\nOverall Score: [[4]]\n"
     "### Improved Response\nRed",
+    "self_score": "Weaknesses: It is green.\nAdvice: Look again.\nOverall Score: [[4]]\n",
+    "critique_score": "Overall Score: [[4]]\n### Improved Response\n",
 }
 
 
@@ -64,7 +67,7 @@ def test_judgments_become_feedback(kind, record):
     assert reason is None and Record.from_json(judged.to_json()) == judged
     (said,) = judged.feedback
     assert said.author == "critic" and said.polarity == "negative" and not judged.satisfactory
-    assert said.score == (4.0 if kind in ("score", "critique", "self") else None)
+    assert said.score == (None if kind in ("cut", "judgment") else 4.0)
     assert judged.refinement == ("Red" if kind in ("critique", "self") else None)
     again, _ = apply(judged, get_judge(kind), [Answer(ANSWERS[kind])], "other")
     assert [f.author for f in again.feedback] == ["critic", "other"]
@@ -102,6 +105,16 @@ def test_a_failed_judgment_is_missing_never_bad(record, answers, reason):
     assert judged.meta == {"not_judged": note}
     later, why = apply(judged, judge, [Answer("Perfect.")], "critic")
     assert why is None and later.satisfactory and later.meta == {}
+
+
+def test_an_answer_cut_off_beyond_its_score(record):
+    """Without it long responses have no score more often than short ones."""
+    cut = [Answer(ANSWERS["critique"], finish="length")]
+    judged, why = apply(record, get_judge("critique_score"), cut, "critic")
+    assert why is None and judged.feedback[-1].score == 4 and judged.refinement is None
+    assert apply(record, get_judge("critique"), cut, "critic")[1] == CUT_OFF
+    before = [Answer("Overall Score: [[1", finish="length")]
+    assert apply(record, get_judge("critique_score"), before, "critic")[1] == CUT_OFF
 
 
 def test_one_order_missing_is_no_preference(record):

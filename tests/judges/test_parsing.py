@@ -10,6 +10,7 @@ from lfjax.judges.parsing import (
     Missing,
     both_orders,
     critique,
+    critique_score,
     cut_judgment,
     decided,
     decided_judgment,
@@ -93,6 +94,8 @@ SCORES = {
     "Overall Score\n6": 6,
     "Overall Score: [[6]]\nAgain, Overall Score: 6": 6,
     "Overall Score: [[10]]": 10,
+    "__Overall Score__: 8": 8,
+    "__Overall Score:__ 8": 8,
     "Overall Score: [[1]]": 1,
     "Overall Score: [[1-10]]": None,
     "Overall Score: [[11]]": None,
@@ -101,6 +104,8 @@ SCORES = {
     "Overall Score: 7.5-8": None,
     "Overall Score: 7 – 8": None,
     "Overall Score: 7 to 8": None,
+    "Overall Score: 7 or 8": None,
+    "Overall Score: 7~8": None,
     "Overall Score: [[7]]-[[8]]": None,
     "Overall Score: 4/5": None,
     "Overall Score: 4 out of 5": None,
@@ -256,6 +261,27 @@ def test_what_a_model_was_taught_to_leave_out(leave_out, missing):
     assert own_critique("Better.", "feedback") == Critique(None, "Better.")
 
 
+@pytest.mark.parametrize(
+    "text, score",
+    [
+        (full_critique(), 6),
+        (full_critique(head="", refinement=""), 6),
+        (full_critique(refinement=""), 6),
+        (full_critique(weaknesses="", advice=""), 6),
+        (full_critique(refinement="x\n### Improved Response\ny\nOverall Score: [[9]]"), 6),
+        (full_critique(score="", refinement="Overall Score: [[9]]"), None),
+        (full_critique(score="Overall Score: [[0]]"), None),
+    ],
+)
+def test_a_score_alone(text, score):
+    """Without it a text with nothing to improve, of which a model makes no other, has no score."""
+    said = critique_score(text)
+    if score is None:
+        assert isinstance(said, Missing) and "score" in said.reason
+    else:
+        assert said.score == score and "Improved" not in said.text
+
+
 def test_numbered_points_are_not_steps():
     """Two weaknesses are not a weakness and an advice."""
     said = critique("Weaknesses:\n1. a\n2. b\nOverall Score: 5\n### Improved Response\nx")
@@ -292,7 +318,9 @@ def test_both_orders_must_agree():
         assert both_orders(Missing("x"), straight) == Missing("x")
 
 
-@pytest.mark.parametrize("parser", [critique, scored_judgment, cut_judgment, decided_judgment])
+@pytest.mark.parametrize(
+    "parser", [critique, critique_score, scored_judgment, cut_judgment, decided_judgment]
+)
 @pytest.mark.parametrize(
     "piece", ["_", "#", " ", "\n", "*", "1. ", "no ", "weakness ", "score ", "Overall Score (", "9"]
 )
