@@ -3,20 +3,26 @@
     python -m lfjax.main --config configs/claims_srt.py:tuning --workdir runs/tuning
     python -m benchmarks.trials claims_srt runs/tuning/greedy docs/claims/srt_tuning.json
 
-and the same with `claims_pit`, whose evaluation is `trials`. Prints the best setting of each
-method: by the mean over worlds of what is right, the first of the grid where that is the same.
+and the same with `claims_pit`, whose evaluation is `trials`. (CUT's choice is by other means:
+configs/claims_cut.py.) Prints the best setting of each method: by the mean over worlds of what is
+right, the first of the grid where that is the same.
 """
 
 import argparse
 import importlib
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from lfjax.recipe import trials
+from lfjax.recipe.trials import Grid
 from lfjax.training.logs import write_atomic
+
+Run = dict[str, Any]  # of a trial: its method, settings, and what it came to
 
 
 def main() -> None:
@@ -28,16 +34,10 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     args = parser.parse_args()
     config = importlib.import_module(f"configs.{args.config}")
-    rows = [json.loads(line) for line in (args.evaluation / "per_prompt.jsonl").open()]
-    runs = []
-    for method in config.GRID:
-        tried = [
-            {"method": method, **settings, **scored(rows, name)}
-            for name, settings in trials(config.GRID, method)
-        ]
-        best = max(tried, key=lambda run: run["right"])
-        print(best)
-        runs += tried
+    lines = (args.evaluation / "per_prompt.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    runs, best = tried(config.GRID, rows)
+    print(*best, sep="\n")
     seeds = sorted({row["seed"] for row in rows})
     about = {
         "worlds": [config.TUNING_FIRST + seed for seed in seeds],
@@ -45,12 +45,30 @@ def main() -> None:
         "prompts": len(rows) // len(seeds),
         "chosen_by": "right, the mean over worlds; the first of the grid where they are the same",
     }
+    write_atomic(args.out, table(about, runs))
+
+
+def tried(grid: Grid, rows: Sequence[dict[str, Any]]) -> tuple[list[Run], list[Run]]:
+    """(all trials, the best one of each method), by the rows of an evaluation."""
+    runs = {
+        method: [
+            {"method": method, **settings, **scored(rows, name)}
+            for name, settings in trials(grid, method)
+        ]
+        for method in grid
+    }
+    best = [max(own, key=lambda run: run["right"]) for own in runs.values()]
+    return [run for own in runs.values() for run in own], best
+
+
+def table(about: dict[str, Any], runs: list[Run]) -> str:
+    """JSON with a line for each trial."""
+    head = json.dumps(about, indent=1).removesuffix("\n}")
     lines = ",\n".join(f"  {json.dumps(run)}" for run in runs)
-    head = json.dumps(about, indent=1)[:-2]
-    write_atomic(args.out, f'{head},\n "runs": [\n{lines}\n ]\n}}\n')
+    return f'{head},\n "runs": [\n{lines}\n ]\n}}\n'
 
 
-def scored(rows, name: str) -> dict[str, float | list[float]]:
+def scored(rows: Sequence[dict[str, Any]], name: str) -> dict[str, float | list[float]]:
     """Means of one trial over its worlds, and what is right in each."""
     worlds = defaultdict(list)
     for row in rows:

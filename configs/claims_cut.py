@@ -13,8 +13,6 @@ tuning    nine settings of each method in a world of its own, scored on its vali
 smoke     two worlds with next to no data, for tests; it writes to its workdir alone
 """
 
-from itertools import product
-
 from configs.lab import (
     ANSWERS,
     DECODED,
@@ -37,6 +35,7 @@ from lfjax.recipe import (
     of_stage,
     recipe,
     seeded,
+    trials,
 )
 
 CLAIMS = "docs/claims/cut.claims.json"
@@ -65,14 +64,14 @@ ARMS = {  # method, what it learns from, whose settings
 }
 BUDGETED = ("cut", "hindsight", "dpo")  # also with fewer answers
 BUDGETS = (400, 100)
-GRID = {  # method -> learning rates, and the values of one option of its own
-    "cut": ((2e-4, 4e-4, 8e-4), "threshold", (1.1, 1.5, 2.0)),
-    "unlikelihood": ((1e-5, 1e-4, 4e-4), "alpha", (0.1, 0.3, 1.0)),
-    "hindsight": ((2e-4, 4e-4, 8e-4), "total_steps", (32, 63, 126)),
-    "forward": ((2e-4, 4e-4, 8e-4), "total_steps", (32, 63, 126)),
-    "ilf": ((2e-4, 4e-4, 8e-4), "total_steps", (32, 63, 126)),
-    "best_of_n": ((2e-4, 4e-4, 8e-4), "total_steps", (32, 63, 126)),
-    "dpo": ((3e-4, 6e-4, 1.2e-3), "beta", (0.1, 0.3, 1.0)),
+GRID = {  # method -> two of its options, and the values of each
+    "cut": ("learning_rate", (2e-4, 4e-4, 8e-4), "threshold", (1.1, 1.5, 2.0)),
+    "unlikelihood": ("learning_rate", (1e-5, 1e-4, 4e-4), "alpha", (0.1, 0.3, 1.0)),
+    "hindsight": ("learning_rate", (2e-4, 4e-4, 8e-4), "total_steps", (32, 63, 126)),
+    "forward": ("learning_rate", (2e-4, 4e-4, 8e-4), "total_steps", (32, 63, 126)),
+    "ilf": ("learning_rate", (2e-4, 4e-4, 8e-4), "total_steps", (32, 63, 126)),
+    "best_of_n": ("learning_rate", (2e-4, 4e-4, 8e-4), "total_steps", (32, 63, 126)),
+    "dpo": ("learning_rate", (3e-4, 6e-4, 1.2e-3), "beta", (0.1, 0.3, 1.0)),
 }
 TUNED = {  # the best of the grid by what is right, sampled: mean of seen, unseen and clean words
     "cut": dict(learning_rate=8e-4, threshold=1.5),
@@ -155,11 +154,10 @@ def tuning():
     c.seed = TUNING_SEED
     stages = feedback_stages(c, "", "world", SIZES)
     runs = {}
-    for name, (rates, option, values) in GRID.items():
+    for name in GRID:
         method, data, _ = ARMS[name]
-        for rate, value in product(rates, values):
-            settings = STEPS | dict(blame_records=0) | {"learning_rate": rate, option: value}
-            runs[f"{name}_{rate:g}_{value:g}".replace(".", "p")] = (method, data, settings)
+        for run, settings in trials(GRID, name):
+            runs[run] = (method, data, STEPS | dict(blame_records=0) | settings)
     stages |= aligned(c, runs)
     stages |= answered(c, runs, "world/validation", 1.0, suffix="_sampled")
     systems = {name: f"{name}_sampled" for name in runs}

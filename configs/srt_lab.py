@@ -58,7 +58,7 @@ KEPT = dict(ties="keep", unchanged="keep")
 BUCKET = 0.03  # of the first stage's prompts, in each arm of refinements of one score: few are 7
 
 # Other models of the first stage: what is left out of their text (LEAVE_OUT), or of their data,
-# which they go over so much more often, to learn for as many steps; whether critiques are exchanged
+# which they go over so much more often, to learn for as many steps; whether critiques are shuffled
 # among the answers; whether they learn from what stage 1 has refined itself (as many epochs of it),
 # or instead from the best of several answers, by the critic's score.
 ARMS: dict[str, dict[str, Any]] = {
@@ -68,7 +68,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "no_suggestions": dict(leave_out="suggestions"),
     "no_weaknesses": dict(leave_out="weaknesses"),
     "score_only": dict(leave_out="words"),
-    "shuffled": dict(exchanged=True),
+    "shuffled": dict(shuffled=True),
     "own_refinements": dict(leave_out="draft", data="with_ties"),
     "best_drafts": dict(best_of=4),
     "few": dict(share=0.1),
@@ -121,7 +121,7 @@ def arm(
     leave_out: str = "",
     share: float = 1.0,
     scores: tuple[float, ...] = (),
-    exchanged: bool = False,
+    shuffled: bool = False,
     best_of: int = 0,
     **settings: Any,
 ) -> dict[str, ConfigDict]:
@@ -129,14 +129,14 @@ def arm(
 
     Args:
       first: prompts of the first stage.
-      data, leave_out, share, scores, exchanged, best_of: as in `ARMS`.
+      data, leave_out, share, scores, shuffled, best_of: as in `ARMS`.
       settings: of the train stage.
     """
     stages = {}
     if best_of:
         data = f"{name}_kept"
         stages |= best_drafts(c, name, best_of, first)
-    elif exchanged:
+    elif shuffled:
         data = f"{name}_kept"
         stages[data] = filter_("shuffled", data=of_stage(c.data, "kept"))
     elif share < 1:

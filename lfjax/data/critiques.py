@@ -65,8 +65,8 @@ def part_of(text: str, part: str) -> str | None:
 
 
 def parts_left(leave_out: str) -> tuple[str, ...]:
-    """The parts that feedback has where something is left out: one of `PARTS`; `words`, which is
-    all but the score; `feedback`, which is all; or something else."""
+    """The parts that feedback has where something is left out: one of `PARTS`; `words`, which are
+    all but the score; or `feedback`, which is all. Anything else leaves all parts."""
     if leave_out == "words":
         return ("score",)
     return () if leave_out == "feedback" else tuple(p for p in PARTS if p != leave_out)

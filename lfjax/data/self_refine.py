@@ -64,10 +64,11 @@ def feedback_text(record: Record, leave_out: str = "") -> str:
         return text
     kept = reduced(text, parts)
     if kept is None:
+        left = " and ".join(part for part in PARTS if part not in parts)
         raise RecordError(
-            f"record '{record.id}' of {record.source}: its feedback cannot be told from its "
-            f"{leave_out}, which are to be left out; expected titles such as 'Weaknesses:', "
-            "'Advice:' and 'Overall Score:', each at the beginning of a line."
+            f"record '{record.id}' of {record.source}: in its feedback the {left}, to be left out, "
+            "cannot be told from the rest; expected titles such as 'Weaknesses:', 'Advice:' and "
+            "'Overall Score:', each at the beginning of a line."
         )
     return kept
 

@@ -1,4 +1,4 @@
-"""Trials of settings: of every method as many."""
+"""Trials of settings, as many for every method."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
@@ -8,7 +8,7 @@ Grid = Mapping[str, tuple[str, Sequence[float], str, Sequence[float]]]
 
 
 def trials(grid: Grid, method: str) -> Iterator[tuple[str, dict[str, float]]]:
-    """The name and the settings of every trial of a method, in the grid's order."""
+    """The name and the settings of every trial of a method of the grid, in its order."""
     first, values, second, others = grid[method]
     for v, w in product(values, others):
         yield f"{method}_{v:g}_{w:g}".replace(".", "p"), {first: v, second: w}

@@ -118,7 +118,7 @@ def test_records_without_it(changed, said):
 def test_feedback_that_cannot_be_taken_apart():
     loose = replace(RECORD, feedback=(Feedback("Bad. Overall Score: 3", "negative"),))
     assert encoded(loose).units
-    with pytest.raises(RecordError, match="cannot be told from its weaknesses"):
+    with pytest.raises(RecordError, match="the weaknesses, to be left out, cannot be told"):
         encoded(loose, leave_out="weaknesses")
 
 
