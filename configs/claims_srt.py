@@ -150,7 +150,7 @@ def as_in_paper(c: ConfigDict) -> dict[str, ConfigDict]:
     """Both stages with the paper's settings, the second one from the stage 1 that was tuned."""
     tests = of_stage(c.data, "world/test")
     first = srt_lab.arm(c, "stage1_paper", tests, SIZES["first"], **PAPER["stage1"])
-    return first | srt_lab.second_arm(c, "stage2_paper", tests, **PAPER["stage2"])
+    return first | srt_lab.second_arm(c, "stage2_paper", tests, {}, **PAPER["stage2"])
 
 
 def tuning(seeds: int = TUNING_SEEDS) -> ConfigDict:
@@ -172,7 +172,7 @@ def tried(c: ConfigDict, tests: ConfigDict) -> tuple[dict[str, ConfigDict], dict
     for method in GRID:
         for run, settings in trials(GRID, method):
             if method == "stage2":
-                stages |= srt_lab.second_arm(c, run, tests, data="pairs", **settings)
+                stages |= srt_lab.second_arm(c, run, tests, {}, **settings)
             else:
                 how = srt_lab.ARMS.get(method, {})
                 stages |= srt_lab.arm(c, run, tests, SIZES["first"], **how, **settings)

@@ -8,7 +8,7 @@ lab             the above
 lab_ablations   and models that learn without one part of the feedback each (table 6)
 lab_controls    and models whose feedback is a score alone, or another answer's; plain SFT on
                 refinements of the model's own, and on the best of four answers; and a second stage
-                that is shown pairs of equal scores, too
+                of which only pairs of different scores are shown
 lab_scaling     and models of both stages that learn from a tenth and from half of the examples
                 (figure 5)
 lab_scores      and models that learn from refinements of one score each (figure 6)
@@ -69,7 +69,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "no_weaknesses": dict(leave_out="weaknesses"),
     "score_only": dict(leave_out="words"),
     "shuffled": dict(shuffled=True),
-    "own_refinements": dict(leave_out="draft", data="with_ties"),
+    "own_refinements": dict(leave_out="draft", data="pairs"),
     "best_drafts": dict(best_of=4),
     "few": dict(share=0.1),
     "half": dict(share=0.5),
@@ -77,10 +77,12 @@ ARMS: dict[str, dict[str, Any]] = {
     "score10": dict(share=BUCKET, scores=(10.0,)),
 }
 ALWAYS_ARMS = ("no_feedback", "refinements_only")
-# Other models of the second stage: the share of the prompts from which their pairs come, as above.
-# A pair may score the same here: a model that has not learned to score makes hardly any other.
-SECOND_ARMS = {
-    "stage2_ties": dict(share=1.0),
+# The sides of a pair may score the same (the paper's rule 2): a model that has not learned to score
+# makes hardly any other pairs, two of 600 in one world.
+PAIRED = dict(ties="keep")
+# Other models of the second stage: options of their pairs' filter.
+SECOND_ARMS: dict[str, dict[str, Any]] = {
+    "stage2_strict": dict(ties="drop"),
     "stage2_few": dict(share=0.1),
     "stage2_half": dict(share=0.5),
 }
@@ -168,29 +170,21 @@ def best_drafts(c: ConfigDict, name: str, samples: int, first: int) -> dict[str,
 
 
 def second_arm(
-    c: ConfigDict,
-    name: str,
-    tests: ConfigDict,
-    *,
-    share: float = 1.0,
-    data: str = "",
-    **settings: Any,
+    c: ConfigDict, name: str, tests: ConfigDict, pairs: dict[str, Any], **settings: Any
 ) -> dict[str, ConfigDict]:
     """Another model of the second stage, and its answers to the tests.
 
     Args:
-      share: as in `SECOND_ARMS`.
-      data: pairs of another stage instead.
+      pairs: as in `SECOND_ARMS`; none for those of stage 2.
       settings: of the train stage.
     """
-    stages = {}
-    if not data:
+    data, stages = "pairs", {}
+    if pairs:
         data = f"{name}_kept"
-        few = dict(ties="keep", share=share)
-        stages[data] = filter_("refined", data=of_stage(c.data, "own_scored"), **few)
+        stages[data] = filter_("refined", data=of_stage(c.data, "own_scored"), **PAIRED | pairs)
     settings = ROWS | PREFERRED | dict(total_epochs=1.0) | settings
     for length in ("total_epochs", "save_epochs"):
-        settings[length] = settings[length] / share
+        settings[length] = settings[length] / pairs.get("share", 1.0)
     learned = dict(settings, data=of_stage(c.data, data), init="stage1", own_pairs=True)
     stages[name] = train("dpo", **learned)
     return stages | refined_answers((name,), tests, BOTH)
@@ -293,14 +287,13 @@ def lab(
             refining=LONG,
             stage1=PACKED | learned,
             stage2=ROWS | preferred,
-            keep=(KEPT, dict(ties="drop")),
+            keep=(KEPT, PAIRED),
         ),
-        "with_ties": filter_("refined", data=of_stage(c.data, "own_scored"), ties="keep"),
     }
     for name in arms:
         own = settings.get(name, {})
         if name in SECOND_ARMS:
-            stages |= second_arm(c, name, tests, **SECOND_ARMS[name] | preferred | own)
+            stages |= second_arm(c, name, tests, SECOND_ARMS[name], **preferred | own)
         else:
             stages |= arm(c, name, tests, first, **ARMS[name] | learned | own)
     stages |= in_context(c, tests)
@@ -337,7 +330,7 @@ VARIANTS = {
     "lab": lab,
     "lab_ablations": lambda: lab(arms=("no_score", "no_suggestions", "no_weaknesses")),
     "lab_controls": lambda: lab(
-        arms=("score_only", "shuffled", "own_refinements", "best_drafts", "stage2_ties")
+        arms=("score_only", "shuffled", "own_refinements", "best_drafts", "stage2_strict")
     ),
     "lab_scaling": lambda: lab(arms=("few", "half", "stage2_few", "stage2_half")),
     "lab_scores": lambda: lab(arms=("score7", "score10")),
