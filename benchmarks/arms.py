@@ -1,0 +1,156 @@
+"""What each system of a run of claims took to learn and takes to answer, and what it comes to by
+tier: means over repetitions, from what the run left.
+
+    python -m lfjax.main --config configs/claims_srt.py --workdir runs/claims_srt
+    python -m benchmarks.arms runs/claims_srt compared docs/claims/srt_arms.md
+
+Counted from the base on, which all share. Tokens: learned by all train and RL stages that lead to
+the system; generated for them to learn from; and generated for an answer. GFLOPs are those of
+learning (forward and backward, attention included; in RL also of rollouts and their two forward
+passes), a third of a step's more for the pass of DPO's reference and of RL's reward, and two a
+parameter and token for what was generated besides, prompts included. An answer that was taken from
+the store of answers counts as one that was generated.
+"""
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lfjax.models.config import ModelConfig, read_hf_config
+from lfjax.models.flops import matmul_params
+from lfjax.training.logs import write_atomic
+
+REFERRING = ("dpo", "rl")  # one more pass over all tokens that are learned
+COLUMNS = ("tokens learned", "GFLOPs", "generated to learn from", "generated for an answer")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A workdir's stages by their name, and those that are not counted."""
+
+    workdir: Path
+    apart: str
+
+    def stage(self, path: str) -> tuple[str, str] | None:
+        """The stage that wrote a file, and its output; None for what no stage wrote. (A repetition
+        may have been run in another workdir.)"""
+        *folders, output = Path(path).parts
+        for name in folders:
+            if (self.workdir / name / "done.json").exists():
+                return None if name.split("_", 1)[-1] == self.apart else (name, output)
+        return None
+
+
+@cache
+def read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def chain(run: Run, name: str) -> Iterator[str]:
+    """The stages that an answer goes through, the last one first."""
+    yield name
+    for role, given in read(run.workdir / name / "done.json")["inputs"].items():
+        if role.startswith("data") and (before := run.stage(given["path"])):
+            yield from chain(run, before[0])
+
+
+def learned_from(run: Run, name: str, found: set[str]) -> None:
+    """Adds all stages that lead to a stage's models, and those themselves."""
+    for role, given in read(run.workdir / name / "done.json")["inputs"].items():
+        before = run.stage(given["path"])
+        if before and before[0] not in found and not role.startswith("data"):
+            found.add(before[0])
+            with_all_before(run, before[0], found)
+
+
+def with_all_before(run: Run, name: str, found: set[str]) -> None:
+    for given in read(run.workdir / name / "done.json")["inputs"].values():
+        before = run.stage(given["path"])
+        if before and before[0] not in found:
+            found.add(before[0])
+            with_all_before(run, before[0], found)
+
+
+def cost(run: Run, name: str) -> tuple[float, float, float]:
+    """(tokens learned, tokens generated, FLOPs) of a stage."""
+    done = read(run.workdir / name / "done.json")
+    c, config = done["cost"], read(run.workdir / name / "stage.json")["config"]
+    if "model_flops" in c:
+        more = c["model_flops"] / 3 if config.get("method", config["kind"]) in REFERRING else 0.0
+        return c["tokens"], 0.0, c["model_flops"] + more
+    if "asked" not in c or "init" not in done["inputs"]:
+        return 0.0, 0.0, 0.0
+    model = done["inputs"]["init"]["path"]
+    weights = matmul_params(ModelConfig.from_hf(read_hf_config(model), model))
+    tokens, prompts = generated(done["headline"], c)
+    return 0.0, tokens, 2.0 * weights * (tokens + prompts)
+
+
+def generated(headline: dict[str, float], c: dict[str, float]) -> tuple[float, float]:
+    """Tokens of a stage's answers and of what they answer, as if none had been stored."""
+    if not c["asked"]:
+        return headline["records"] * headline["mean_tokens"], 0.0
+    questions = headline["judged"] + headline["missing"] if "judged" in headline else c["asked"]
+    if "answers" in headline:
+        questions = headline["answers"] * (2 if "refined" in headline else 1)
+    elif "unchanged" in headline:  # one question a step, or two by the model's own feedback
+        questions = c["asked"] * headline["records"] * headline["mean_tokens"] / c["tokens"]
+    return tuple(c[name] * questions / c["asked"] for name in ("tokens", "prompt_tokens"))
+
+
+def row(run: Run, path: str, prompts: int) -> tuple[float, ...]:
+    """`COLUMNS` of one repetition's system."""
+    name, output = run.stage(path)
+    steps = [o["path"] for o in read(run.workdir / name / "done.json")["outputs"].values()]
+    answering = list(chain(run, name))
+    learning: set[str] = set()
+    for stage in answering:
+        learned_from(run, stage, learning)
+    tokens, sampled, flops = np.sum([cost(run, n) for n in learning] or [(0, 0, 0)], axis=0)
+    # Of a stage of several steps, as many as this output is of.
+    first = (steps.index(output) + 1) / len(steps) if output in steps else 1.0
+    shares = [first, *(1.0 for _ in answering[1:])]
+    spent = sum(s * cost(run, n)[1] for s, n in zip(shares, answering))
+    return tokens, flops / 1e9, sampled, spent / prompts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("workdir", type=Path)
+    parser.add_argument("evaluation", help="the stage that scored the systems")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--apart", default="base", help="stage that all share, not counted")
+    args = parser.parse_args()
+    run = Run(args.workdir.absolute(), args.apart)
+    results = read(run.workdir / args.evaluation / "results.json")
+    prompts = results["prompts"] // results["seeds"]
+    files = defaultdict(list)
+    for role, given in read(run.workdir / args.evaluation / "done.json")["inputs"].items():
+        if role.startswith("systems/"):
+            files[role.split("/")[1]].append(given["path"])
+    tiers = [k for k in next(iter(results["systems"].values()))["table"] if k.count("/") == 2]
+    lines = [
+        f"Means over {results['seeds']} repetitions; `benchmarks/arms.py` says what is counted.",
+        "",
+        f"| | {' | '.join((*COLUMNS, *tiers))} |",
+        "|---" * (1 + len(COLUMNS) + len(tiers)) + "|",
+    ]
+    for name, own in results["systems"].items():
+        numbers = np.mean([row(run, path, prompts) for path in files[name]], axis=0)
+        cells = [f"{n:,.0f}" for n in numbers] + [f"{own['table'][t]:.3f}" for t in tiers]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    write_atomic(args.out, "\n".join(lines) + "\n")
+    print(args.out.read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    main()
