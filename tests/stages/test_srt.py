@@ -21,7 +21,13 @@ from lfjax.recipe import base, generate
 from lfjax.stages import own_words
 from lfjax.stages.artifacts import Stage
 from lfjax.stages.generate import draw
-from lfjax.stages.own_words import WEIGHTS, check_own, expected_scores, self_refined
+from lfjax.stages.own_words import (
+    WEIGHTS,
+    check_own,
+    expected_scores,
+    first_answers_kept,
+    self_refined,
+)
 from tests.conftest import ROOT, write_jsonl
 from tests.judges.servers import Chat, completion, serving
 from tests.stages.conftest import command, environment, run_main
@@ -239,6 +245,8 @@ def test_what_cannot_be_read_leaves_the_first_answer(monkeypatch):
     assert out[0].meta[WEIGHTS] == "abc" and isinstance(out[0].feedback[0], Feedback)
     reasons = [r.meta["not_judged"]["reason"] for r in out[1:]]
     assert reasons == ["no improved response", "empty"]
+    assert first_answers_kept(out) == 2 and first_answers_kept(out[:1]) == 0
+    assert first_answers_kept(records) is None  # of these nobody tried to make a refinement
 
 
 @pytest.mark.parametrize("variant", ["custom", "tulu2_13b"])
