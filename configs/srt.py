@@ -207,14 +207,17 @@ def tulu2(size: str, arm: str = ""):
         keep=(dict(ties="keep", unchanged="keep", scores=()), dict(ties="keep")),
     )
     asking(c, stages, ("critiques", "scored"))
-    how = dict(answers, max_new_tokens=4096, refine_tokens=4096, max_tokens=12288)
+    tested = dict(answers, max_new_tokens=4096)
+    how = dict(tested, refine_tokens=4096, max_tokens=12288)
     if arm:
         return ablated(c, stages, arm, answers, how)
     stages |= refined_answers(("stage1", "stage2"), c.tests, how)
     stages |= reranking(c, c.tests, answers, answers)
     stages |= agreement(c, c.preferences, answers)
     stages["self_bias"] = self_bias(data=of_stage(c.data, "own_scored"))
-    stages["outputs"] = outputs(c, first_and_refined("stage1", "stage2", reranked="reranked"))
+    stages["base_answers"] = generate(data=c.tests, init=c.model, temperature=0.0, **tested)
+    systems = dict(base="base_answers", reranked="reranked")
+    stages["outputs"] = outputs(c, first_and_refined("stage1", "stage2", **systems))
     return recipe(c, **stages)
 
 

@@ -6,12 +6,16 @@ Answers appear as they are drawn, with their speed after them. An empty line or 
 conversation, /new begins another, Ctrl-C stops an answer. --prompt TEXT asks once and ends.
 
 --self_refine is for models trained with SRT: the model answers, says what is weak about its answer
-and refines it; all three are shown, and the refinement is what the conversation goes on with.
+and refines it; all three are shown, and the refinement is what the conversation goes on with. Where
+none can be read the answer stays, and how often is said. --leave_out names what the model was
+taught to leave out of its feedback.
 """
 
 import os
 import sys
 import time
+from collections import Counter
+from dataclasses import replace
 
 from absl import flags
 
@@ -33,7 +37,15 @@ PENALTY = flags.DEFINE_float("repetition_penalty", 1.0, "Above 1, tokens seen be
 NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", 512, "Of one answer.", 1)
 TOKENS = flags.DEFINE_integer("max_tokens", 2048, "Of the whole conversation.", 2)
 SELF_REFINE = flags.DEFINE_bool("self_refine", False, "Show answer, feedback and refinement.")
-REFINE_TOKENS = flags.DEFINE_integer("refine_tokens", 2048, "Of feedback and refinement.", 1)
+REFINE_TOKENS = flags.DEFINE_integer(
+    "refine_tokens", 2048, "Of feedback and refinement; less where max_tokens leaves less.", 1
+)
+LEAVE_OUT = flags.DEFINE_string(
+    "leave_out",
+    "",
+    "What a model that refines was taught to leave out: score, suggestions, weaknesses, words, "
+    "feedback.",
+)
 SEED = flags.DEFINE_integer("seed", 0, "Of the draws.")
 DTYPE = flags.DEFINE_string("dtype", "float32", "Of weights and activations, or bfloat16.")
 
@@ -44,13 +56,15 @@ def main(argv) -> None:
         raise UserError("--model DIRECTORY_OR_HUB_ID is needed.")
     if processes.count() > 1 and PROMPT.value is None:
         raise UserError("a conversation needs one process; several can answer a --prompt.")
-    from lfjax.data.records import Message
-    from lfjax.data.self_refine import STOP
+    if LEAVE_OUT.value and not SELF_REFINE.value:
+        raise UserError("--leave_out is for models that refine their answers: set --self_refine.")
+    from lfjax.data.self_refine import check_refines
     from lfjax.generation.rules import Sampling
     from lfjax.generation.speaker import open_speaker
     from lfjax.models.hf import resolve_model
     from lfjax.sharding import make_mesh
 
+    check_refines(LEAVE_OUT.value)
     rules = Sampling(
         temperature=TEMPERATURE.value,
         top_k=TOP_K.value,
@@ -67,8 +81,17 @@ def main(argv) -> None:
         slots=1,
         max_tokens=TOKENS.value,
     )
+    converse(speaker, rules)
+
+
+def converse(speaker, rules) -> None:
+    """Answer what the user types, or the one prompt, until there is no more."""
+    from lfjax.data.records import Message
+    from lfjax.data.self_refine import STOP, STOPS
+
     first = [Message("system", SYSTEM.value)] if SYSTEM.value else []
-    said, turn = list(first), 0
+    stop = (STOPS.get(LEAVE_OUT.value, STOP),) if SELF_REFINE.value else ()
+    said, turn, counts = list(first), 0, Counter()
     while True:
         text = PROMPT.value if PROMPT.value is not None else ask()
         if not text:
@@ -77,7 +100,6 @@ def main(argv) -> None:
             said = list(first)
             continue
         said.append(Message("user", text))
-        stop = (STOP,) if SELF_REFINE.value else ()
         request = speaker.request(
             said,
             max_new_tokens=NEW_TOKENS.value,
@@ -88,7 +110,7 @@ def main(argv) -> None:
         try:
             answer, _ = show(speaker, request)
             if SELF_REFINE.value and answer.strip():
-                answer = refine(speaker, said, answer)
+                answer = refine(speaker, said, answer, counts)
         except UserError as error:  # a conversation that has become too long
             if PROMPT.value is not None:
                 raise
@@ -109,29 +131,52 @@ def ask() -> str:
         return ""
 
 
-def refine(speaker, said, answer: str) -> str:
+def refine(speaker, said, answer: str, counts: Counter) -> str:
     """Print the model's feedback on its answer and its refinement as they come; the refinement, or
-    the answer where it cannot be read."""
-    from lfjax.data.self_refine import STOP, begun
+    the answer where it cannot be read.
+
+    Args:
+      counts: of the conversations so far, `asked` and `kept` (answers that stayed).
+    """
+    from lfjax.judges.parsing import Missing
+
+    counts["asked"] += 1
+    found = criticized(speaker, said, answer)
+    if not isinstance(found, Missing):
+        return found.refinement
+    counts["kept"] += 1
+    told = f"the answer stays, {counts['kept']} of {counts['asked']} so far"
+    print(f"(not read as a refinement: {found.reason}; {told})", file=sys.stderr)
+    return answer.rstrip()  # what goes on with its feedback leaves blank lines before it
+
+
+def criticized(speaker, said, answer: str):
+    """What the model says of its answer, a `Critique`, or `Missing`. It has the room that the
+    conversation leaves."""
+    from lfjax.data.self_refine import STOP, STOPS, begun
     from lfjax.generation.rules import GREEDY
     from lfjax.judges.parsing import CUT_OFF, Missing, own_critique
 
-    print(f"\n{STOP}")
-    request = speaker.request(
-        said, begin=begun(answer), max_new_tokens=REFINE_TOKENS.value, sampling=GREEDY
-    )
-    text, finish = show(speaker, request)
+    leave_out, most = LEAVE_OUT.value, REFINE_TOKENS.value
+    begin = begun(answer, leave_out)
+    request = speaker.request(said, begin=begin, max_new_tokens=most, sampling=GREEDY)
+    room = TOKENS.value - len(request.ids)
+    if room < 1:
+        return Missing(f"max_tokens={TOKENS.value} leaves no room for it")
+    print(f"\n{STOPS.get(leave_out, STOP)}")
+    limit = "refine_tokens" if most <= room else "max_tokens"
+    text, finish = show(speaker, replace(request, max_new_tokens=min(most, room)), limit)
     ended = {"length": Missing(CUT_OFF), None: Missing("interrupted")}
-    found = ended[finish] if finish in ended else own_critique(text)
-    if isinstance(found, Missing):
-        print(f"(not read as a refinement: {found.reason}; the answer stays)", file=sys.stderr)
-        return answer
-    return found.refinement
+    return ended[finish] if finish in ended else own_critique(text, leave_out)
 
 
-def show(speaker, request) -> tuple[str, str | None]:
+def show(speaker, request, limit: str = "max_new_tokens") -> tuple[str, str | None]:
     """Print an answer as it comes, and how fast it came; the answer, and how it ended: `stop`,
-    `length`, or None where the user interrupted it."""
+    `length`, or None where the user interrupted it.
+
+    Args:
+      limit: the flag that bounds it.
+    """
     from lfjax.data.load import safe
     from lfjax.generation.scheduler import stream
 
@@ -150,7 +195,7 @@ def show(speaker, request) -> tuple[str, str | None]:
     drawn, seconds = len(completion.ids) - before, time.monotonic() - since
     if not drawn:
         drawn, seconds = len(completion.ids), time.monotonic() - began
-    cut = ", cut at max_new_tokens" if completion.finish == "length" else ""
+    cut = f", cut at {limit}" if completion.finish == "length" else ""
     told = f"({len(completion.ids)} tokens, {drawn / max(seconds, 1e-9):,.0f} tokens/s{cut})"
     dim = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     print(f"\x1b[2m{told}\x1b[0m" if dim else told, file=sys.stderr, flush=True)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from lfjax.data.records import Message
-from lfjax.data.self_refine import STOP, begun
+from lfjax.data.self_refine import STOP, STOPS, begun, check_refines
 from lfjax.data.templates import render_prompt, speaking, template_text
 from lfjax.data.tokenize import encode_pieces, load_tokenizer
 from lfjax.errors import UserError, nearest
@@ -39,8 +39,11 @@ NAME, TARGET = "lfjax", "lfjax.lm_eval_backend:LfjaxLM"
 CHUNK = 128  # tokens of each row whose logits exist at once
 SHORTEST_ROW = 512
 NEW_TOKENS = 256  # where a task sets no limit, as in lm_eval's own backends
+REFINE_TOKENS = 2048
 LIMITS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+# self_refine -> what a task reads of a generated text
+READS = {"false": "all", "0": "all", "first": "first", "true": "refinement", "1": "refinement"}
 
 
 class LfjaxLM(TemplateLM):
@@ -55,11 +58,14 @@ class LfjaxLM(TemplateLM):
       batch_size: rows that each device scores at once; a row holds many short texts.
       slots: texts that are continued at once.
       template: of --apply_chat_template: own (the model's), or as `data.template`.
-      self_refine: for models trained with SRT, generated answers are refined by the model's own
-        feedback, and the refinement alone is what the task reads; where it cannot be read, the
-        first answer is, and counted. The task's stop texts are for what it reads; its limit of
-        tokens is not applied.
-      refine_tokens: at most, of the first answer, and of feedback and refinement together.
+      self_refine: for models trained with SRT. `true`: generated answers are refined by the model's
+        own feedback, and the refinement alone is what the task reads; where it cannot be read, the
+        first answer is, and counted. `first`: the task reads the first answer, which ends where the
+        feedback begins. The task's stop texts are for what it reads; its limit of tokens is not
+        applied.
+      refine_tokens: at most, of the first answer, and of feedback and refinement together; 0 for
+        2,048, or half of what the model sees where that is less.
+      leave_out: what the model was taught to leave out of its text (`self_refine.LEAVE_OUT`).
 
     Raises: UserError for arguments or a directory that make no sense.
     """
@@ -73,14 +79,15 @@ class LfjaxLM(TemplateLM):
         slots: int = 32,
         template: str = "own",
         self_refine: bool | str = False,
-        refine_tokens: int = 2048,
+        refine_tokens: int = 0,
+        leave_out: str = "",
         max_batch_size: Any = None,
         device: Any = None,
         **unknown: Any,
     ):
         super().__init__()
         known = ("path", "dtype", "max_tokens", "batch_size", "slots", "template")
-        known += ("self_refine", "refine_tokens")
+        known += ("self_refine", "refine_tokens", "leave_out")
         if unknown or not path:
             what = f"unknown '{next(iter(unknown))}'" if unknown else "path is not set"
             raise UserError(f"model_args: {what}. {nearest(next(iter(unknown), 'path'), known)}")
@@ -93,9 +100,10 @@ class LfjaxLM(TemplateLM):
                 f"{self.config.vocab_size}. Is it this model's tokenizer?"
             )
         self.dtype, self.template = dtype, template
-        self.self_refine = str(self_refine).lower() in ("true", "1")
-        self.refine_tokens = int(refine_tokens)
         self.max_tokens = int(max_tokens) or self.config.max_positions
+        self.refine_tokens = int(refine_tokens) or min(REFINE_TOKENS, self.max_tokens // 2)
+        self.leave_out = leave_out
+        self.reads = self.checked_reads(str(self_refine).lower())
         self.mesh = make_mesh({"fsdp": -1})
         shards = axis_size(self.mesh, BATCH)
         self.rows = shards * (int(batch_size) if str(batch_size).isdigit() else 1)
@@ -161,34 +169,44 @@ class LfjaxLM(TemplateLM):
         return out.tolist()
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        """Continuations, up to the first of the texts in `until`; of a model that refines, of its
-        refinements."""
-        asked = [self.request(*r.args, index=i) for i, r in enumerate(requests)]
-        if not self.self_refine:
+        """Continuations, up to the first of the texts in `until`; of a model that refines, of what
+        the task is to read of it."""
+        if self.reads == "all":
+            asked = [self.request(*r.args, index=i) for i, r in enumerate(requests)]
             return [done.text for done in self.continued("lm_eval: texts", asked)]
-        limit = self.refine_tokens
-        longer = [
-            self.request(r.args[0], {**r.args[1], "max_gen_toks": limit, "until": [STOP]}, index=i)
+        texts = self.first_answers(requests)
+        if self.reads == "refinement":
+            texts = self.refined(requests, texts)
+        return [_until(text, _stops(r.args[1])) for text, r in zip(texts, requests)]
+
+    def first_answers(self, requests: Sequence[Any]) -> list[str]:
+        """What the model says before its feedback."""
+        heading = STOPS.get(self.leave_out, STOP)
+        changed = {"max_gen_toks": self.refine_tokens, "until": [heading]}
+        asked = [
+            self.request(r.args[0], {**r.args[1], **changed}, index=i)
             for i, r in enumerate(requests)
         ]
-        first = [done.text for done in self.continued("lm_eval: answers", longer)]
+        return [done.text.rstrip() for done in self.continued("lm_eval: answers", asked)]
+
+    def refined(self, requests: Sequence[Any], first: Sequence[str]) -> list[str]:
+        """The model's refinements of its first answers, and these where none can be read."""
         begun_turns = [
-            encode_pieces(self.words, r.args[0], begun(y)) for r, y in zip(requests, first)
+            encode_pieces(self.words, r.args[0], begun(y, self.leave_out))[0]
+            for r, y in zip(requests, first)
         ]
-        room = self.max_tokens - limit
-        again = [
-            Request(ids[-room:], limit, GREEDY, stop_ids=self.stop_ids) for ids, _ in begun_turns
-        ]
+        room = self.max_tokens - self.refine_tokens
+        how = dict(sampling=GREEDY, stop_ids=self.stop_ids)
+        asked = [Request(ids[-room:], self.refine_tokens, **how) for ids in begun_turns]
         said = [
-            Missing(CUT_OFF) if done.finish == "length" else own_critique(done.text)
-            for done in self.continued("lm_eval: refinements", again)
+            Missing(CUT_OFF) if done.finish == "length" else own_critique(done.text, self.leave_out)
+            for done in self.continued("lm_eval: refinements", asked)
         ]
         unread = sum(isinstance(s, Missing) for s in said)
         print(f"lfjax: {unread} of {len(said)} refinements not read; the first answer is scored.")
-        if trimmed := sum(len(ids) > room for ids, _ in begun_turns):
+        if trimmed := sum(len(ids) > room for ids in begun_turns):
             print(f"lfjax: {trimmed} of {len(said)} texts lost their start before refinement.")
-        texts = [y if isinstance(s, Missing) else s.refinement for s, y in zip(said, first)]
-        return [_until(text, r.stop) for text, r in zip(texts, asked)]
+        return [y if isinstance(s, Missing) else s.refinement for s, y in zip(said, first)]
 
     def continued(self, title: str, asked: Sequence[Request]) -> list[Completion]:
         """Each request's completion."""
@@ -215,6 +233,25 @@ class LfjaxLM(TemplateLM):
 
     # --- how it is done -------------------------------------------------------------------------
 
+    def checked_reads(self, self_refine: str) -> str:
+        """What a task reads. Raises: UserError for settings of refinement that make no sense."""
+        if self_refine not in READS:
+            known = ("true", "first", "false")
+            raise UserError(f"self_refine={self_refine}. {nearest(self_refine, known)}")
+        reads = READS[self_refine]
+        check_refines(self.leave_out)
+        if self.leave_out and reads == "all":
+            raise UserError(
+                f"leave_out={self.leave_out} is for models that refine their answers; set "
+                "self_refine=true, or first."
+            )
+        if reads != "all" and not 0 < self.refine_tokens < self.max_tokens:
+            raise UserError(
+                f"refine_tokens={self.refine_tokens}: expected at least 1, and less than the "
+                f"{self.max_tokens} tokens that the model sees."
+            )
+        return reads
+
     def scored(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
         """(log-probability, whether it is what greedy decoding gives) of each target after its
         context, in tokens. A context that is too long loses its start.
@@ -239,8 +276,6 @@ class LfjaxLM(TemplateLM):
         rules["temperature"] = float(rules.get("temperature", 0.0))
         if settings.get("do_sample") is False:
             rules["temperature"] = 0.0
-        until = settings.get("until") or ()
-        until = (until,) if isinstance(until, str) else tuple(until)
         ids = self.tok_encode(context) or [self.prefix_token_id]
         return Request(
             ids[-(self.max_tokens - limit) :],
@@ -248,7 +283,7 @@ class LfjaxLM(TemplateLM):
             Sampling(**rules),
             seed=index,
             stop_ids=self.stop_ids,
-            stop=tuple(u for u in until if u),
+            stop=_stops(settings),
         )
 
     @cached_property
@@ -259,6 +294,12 @@ class LfjaxLM(TemplateLM):
         except UserError:
             turn = self.words.eos
         return tuple({self.words.eos, turn})
+
+
+def _stops(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """The texts that a task's answer ends before."""
+    until = settings.get("until") or ()
+    return tuple(u for u in ((until,) if isinstance(until, str) else until) if u)
 
 
 def _until(text: str, stops: Sequence[str]) -> str:

@@ -36,9 +36,38 @@ def test_a_refinement_that_cannot_be_read(stories):
     one = chat(*flags, "--prompt=Once upon a time")
     assert one.returncode == 0, one.stderr
     assert "\n### Feedback\n" in one.stdout and one.stderr.count("tokens/s") == 2
-    assert (
-        "(not read as a refinement: cut off at the limit of tokens; the answer stays)" in one.stderr
+    assert "12 tokens" in one.stderr and "cut at refine_tokens" in one.stderr
+    reason = "cut off at the limit of tokens"
+    assert f"(not read as a refinement: {reason}; the answer stays, 1 of 1 so far)" in one.stderr
+
+
+def test_refinement_within_the_default_limits(stories):
+    """Without it `--self_refine` asks for all of max_tokens beside the conversation, which never
+    fits."""
+    one = chat(f"--model={stories}", "--template=bare", "--self_refine", "--prompt=Once upon a")
+    assert one.returncode == 0, one.stderr
+    assert "\n### Feedback\n" in one.stdout and one.stderr.count("tokens/s") == 2
+    assert "(not read as a refinement: " in one.stderr and "1 of 1 so far" in one.stderr
+
+
+def test_refinements_of_a_model_that_learned_no_feedback(stories, tmp_path):
+    """Without it what such a model says is never read. It goes on after the heading that it was
+    taught; where the conversation leaves no room for that, the answer stays, and is counted."""
+    template = tmp_path / "stories.jinja"  # a story ends with <s>
+    template.write_text(
+        "{{ bos_token }}{% for m in messages %}{{ m.content }}"
+        "{% if m.role == 'assistant' %}{{ bos_token }}{% endif %}{% endfor %}"
     )
+    flags = (f"--model={stories}", f"--template={template}", "--temperature=0")
+    flags += ("--max_new_tokens=8", "--self_refine", "--leave_out=feedback")
+    one = chat(*flags, "--prompt=Once upon a time")
+    assert one.returncode == 0, one.stderr
+    assert "\n### Improved Response\n" in one.stdout and "### Feedback" not in one.stdout
+    assert "cut at" not in one.stderr.splitlines()[-1] and "not read" not in one.stderr
+    two = chat(*flags, "--max_tokens=16", said="Once upon a time\n/new\nA cat sat\n")
+    assert two.returncode == 0, two.stderr
+    kept = "max_tokens=16 leaves no room for it; the answer stays"
+    assert f"{kept}, 1 of 1 so far" in two.stderr and f"{kept}, 2 of 2 so far" in two.stderr
 
 
 def test_a_conversation(stories):
@@ -62,6 +91,8 @@ def test_a_conversation(stories):
             ("--model=MODEL", "--template=bare", "--prompt=x", "--max_tokens=8"),
             "do not fit the cache",
         ),
+        (("--model=MODEL", "--leave_out=score"), "set --self_refine"),
+        (("--model=MODEL", "--self_refine", "--leave_out=scor"), "Did you mean 'score'"),
     ],
 )
 def test_mistakes(stories, flags, told):

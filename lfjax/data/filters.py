@@ -154,7 +154,8 @@ def unrefined(
             return "score is not from 1 to 10"
     if unchanged == "drop" and response.split() == refinement.split():
         return "refinement is the response"
-    if any(TAKEN.search(t) for t in (r.prompt[-1].content, response, text, refinement)):
+    said = (m.content for m in r.prompt)
+    if any(TAKEN.search(t) for t in (*said, response, text, refinement)):
         return "a text has a heading of its own"
     sizes = sorted(map(len, (response, refinement)))
     if most_times and sizes[1] > most_times * sizes[0]:

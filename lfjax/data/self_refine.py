@@ -8,6 +8,7 @@ import re
 from lfjax.data.critiques import PARTS, parts_left, reduced
 from lfjax.data.records import Record, RecordError
 from lfjax.data.views import Role, Span, View, need_critique, need_refinement, need_response
+from lfjax.errors import UserError, nearest
 
 FEEDBACK_HEADING = "\n\n### Feedback\n"
 REFINEMENT_HEADING = "\n\n### Improved Response\n"
@@ -71,6 +72,18 @@ def feedback_text(record: Record, leave_out: str = "") -> str:
             "'Overall Score:', each at the beginning of a line."
         )
     return kept
+
+
+def check_refines(leave_out: str) -> None:
+    """Raises: UserError where a model that was taught to leave this out refines nothing: for what
+    is none of `LEAVE_OUT`, and for `draft`."""
+    if leave_out not in LEAVE_OUT:
+        raise UserError(f"leave_out='{leave_out}'. {nearest(leave_out, filter(None, LEAVE_OUT))}")
+    if leave_out == "draft":
+        raise UserError(
+            "leave_out=draft: such a model writes refinements at once and has no answer to refine; "
+            "ask it without self_refine."
+        )
 
 
 def begun(response: str, leave_out: str = "") -> tuple[str, ...]:

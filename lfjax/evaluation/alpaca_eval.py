@@ -20,6 +20,11 @@ TEXTS = ("instruction", "output_1", "generator_1", "output_2", "generator_2")
 TIE = 1.5
 
 
+def has_place(record: Record) -> bool:
+    """Whether the files can hold a record's prompt: a single instruction."""
+    return len(record.prompt) == 1
+
+
 def outputs(records: Sequence[Record], generator: str) -> list[dict[str, str]]:
     """The objects of a file of model outputs, one a record.
 
@@ -29,11 +34,11 @@ def outputs(records: Sequence[Record], generator: str) -> list[dict[str, str]]:
     `dataset` is `meta["dataset"]`, or else the record's source.
 
     Raises: RecordError for a record without a response, or with more than one message in its
-    prompt, which the format has no place for.
+    prompt, which the format has no place for (`has_place`).
     """
     rows = []
     for record in records:
-        if len(record.prompt) != 1:
+        if not has_place(record):
             raise RecordError(
                 f"record '{record.id}' of {record.source}: its prompt has {len(record.prompt)} "
                 "messages; AlpacaEval's files hold single instructions."
@@ -41,7 +46,8 @@ def outputs(records: Sequence[Record], generator: str) -> list[dict[str, str]]:
         rows.append(
             {
                 "instruction": record.prompt[0].content,
-                "output": need_response(record),
+                # no words are an answer, too
+                "output": "" if record.response == "" else need_response(record),
                 "generator": generator,
                 "dataset": str(record.meta.get("dataset", record.source)),
             }

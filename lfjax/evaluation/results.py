@@ -169,6 +169,8 @@ def as_lines(results: dict[str, Any], column: str) -> list[str]:
         found = system["scores"].get(column)
         score = f"{column} {_with_interval(found['mean'], found['interval'])}, " if found else ""
         missing = f", {system['missing']} missing" if system["missing"] else ""
+        if kept := system.get("fallbacks"):
+            missing += f", {kept} first answers kept, whose refinements could not be read"
         lines.append(
             f"{name}: {score}{_short(system['characters'], 0)} characters, "
             f"{system['answers']} answers{missing}"

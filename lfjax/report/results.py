@@ -32,7 +32,8 @@ def _evaluation(name: str, results: Mapping[str, Any]) -> list[Table]:
     rows = []
     for system, found in systems.items():
         scores = {k: _interval(s["mean"], s["interval"]) for k, s in found["scores"].items()}
-        rows.append({"system": system, **scores, **{k: found[k] for k in COUNTS}})
+        counts = {k: found[k] for k in COUNTS} | {"fallbacks": found.get("fallbacks")}
+        rows.append({"system": system, **scores, **counts})
     how = {k: results[k] for k in ("mode", "rule", "judge", "prompts", "seeds") if k in results}
     note = ", ".join(f"{k} {v}" for k, v in how.items()) + "; 95 % intervals"
     tables = [to_table(f"evaluation-{name}", name, rows, note)]

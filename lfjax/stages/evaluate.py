@@ -14,7 +14,7 @@ from lfjax.data.mixture import data_inputs
 from lfjax.data.records import Candidate, Record
 from lfjax.data.sources import load
 from lfjax.errors import UserError, nearest
-from lfjax.evaluation.alpaca_eval import outputs
+from lfjax.evaluation.alpaca_eval import has_place, outputs
 from lfjax.evaluation.results import (
     Pair,
     Scores,
@@ -33,6 +33,7 @@ from lfjax.lab.metrics import score_responses
 from lfjax.lab.oracle import parts_of, right_share
 from lfjax.stages.answers import asker_inputs, collected, cost_of, open_asker
 from lfjax.stages.artifacts import Result, Stage
+from lfjax.stages.own_words import first_answers_kept
 from lfjax.training.logs import write_atomic
 
 # mode -> the score that is shown, and by which systems are compared with a baseline
@@ -56,7 +57,7 @@ def inputs(config) -> dict[str, str]:
     for name, value, known in (
         ("mode", config.mode, MODES),
         ("field", config.field, FIELDS),
-        *(("field", s.get("field", config.field), FIELDS) for s in config.systems.values()),
+        *(("field", field_of(config, name), FIELDS) for name in config.systems),
         ("baseline", config.baseline, ("", *config.systems)),
     ):
         if value not in known:
@@ -113,17 +114,28 @@ def evaluate(stage: Stage) -> Result:
     what there is is written before.
     """
     c = stage.config
-    sides = [align(systems, c.on_missing) for systems in read_systems(stage)]
+    loaded = read_systems(stage)
+    sides = [align(systems, c.on_missing) for systems in loaded]
+    left_out = without_a_place(stage, sides) if c.alpaca_eval else {}
     trials, about, cost = _judged(stage, sides) if c.mode == "judge" else _scored(stage, sides)
     column = MODES[c.mode]
-    results = {"mode": c.mode, **about, **summary(trials, seed=stage.seed, resamples=c.resamples)}
-    if c.mode == "truth":
-        for name, system in results["systems"].items():
+    tables = summary(trials, seed=stage.seed, resamples=c.resamples)
+    results = {"mode": c.mode, **about, **left_out, **tables}
+    for name, system in results["systems"].items():
+        kept = first_answers_kept([r for systems in loaded for r in systems[name]])
+        if field_of(c, name) == "refinement" and kept is not None:
+            system["fallbacks"] = kept
+        if c.mode == "truth":
             system["table"] = truth_table(sides, name)
     files = write(stage, results, trials)
     print("\n".join(f"  {line}" for line in as_lines(results, column)), flush=True)
     _check_not_empty(stage, results)
     return Result(files, headline(results, column), cost)
+
+
+def field_of(config, system: str) -> str:
+    """What is evaluated of a system: of `FIELDS`."""
+    return config.systems[system].get("field", config.field)
 
 
 def read_systems(stage: Stage) -> list[dict[str, list[Record]]]:
@@ -134,7 +146,7 @@ def read_systems(stage: Stage) -> list[dict[str, list[Record]]]:
 
     def read(name: str, role: str) -> list[Record]:
         records = load(stage.inputs[role], "records", on_error=c.data.on_error).records
-        if c.systems[name].get("field", c.field) == "refinement":
+        if field_of(c, name) == "refinement":
             # a response that needed none has none, nor one whose refinement could not be read
             records = [replace(r, response=r.refinement or r.response) for r in records]
         return records
@@ -300,6 +312,20 @@ def _verdict(record: Record, reason: str | None) -> Verdict:
 # --- results ----------------------------------------------------------------------------------
 
 
+def without_a_place(stage: Stage, sides: list[Sides]) -> dict[str, int]:
+    """How many prompts AlpacaEval's files cannot hold. It is said before anybody is asked."""
+    prompts = [p for s in sides for p in s.prompts]
+    count = sum(not has_place(p) for p in prompts)
+    if count:
+        print(
+            f"  {count} of {len(prompts)} prompts have several messages, which AlpacaEval's files "
+            "have no place for: they are evaluated, and left out of alpaca_eval/*.json "
+            f"(--config.stages.{stage.name}.alpaca_eval=false writes no such files)",
+            flush=True,
+        )
+    return {"not_in_alpaca_eval": count}
+
+
 def write(stage: Stage, results: dict[str, Any], trials: list[Trial]) -> dict[str, str]:
     """The stage's files, by the names of its outputs."""
     write_atomic(stage.folder / "results.json", json.dumps(results, indent=2) + "\n")
@@ -310,7 +336,7 @@ def write(stage: Stage, results: dict[str, Any], trials: list[Trial]) -> dict[st
         for k, t in enumerate(trials):
             for name, answers in t.sides.answers.items():
                 model = f"{name}-{k}" if len(trials) > 1 else name
-                rows = outputs([a for a in answers if a is not None], model)
+                rows = outputs([a for a in answers if a is not None and has_place(a)], model)
                 path = f"alpaca_eval/{model}.json"
                 text = json.dumps(rows, indent=2, ensure_ascii=False)
                 write_atomic(stage.folder / path, text + "\n")

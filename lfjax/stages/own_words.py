@@ -19,7 +19,7 @@ from lfjax.data.views import need_response
 from lfjax.errors import UserError
 from lfjax.generation.likelihood import Likelihood
 from lfjax.generation.speaker import Speaker
-from lfjax.judges import apply, get_judge, questions_of
+from lfjax.judges import NOT_JUDGED, apply, get_judge, questions_of
 from lfjax.models.config import ModelConfig, read_hf_config
 from lfjax.sharding import BATCH, axis_size
 from lfjax.stages.answers import collected, cost_of, local_asker
@@ -56,6 +56,14 @@ def self_refined(
         "refined_characters": _mean([len(r.refinement or r.response) for r in out]),
     }
     return out, numbers, cost_of(got)
+
+
+def first_answers_kept(records: Sequence[Record]) -> int | None:
+    """How many of the records that `self_refined` made have their first answer alone, because the
+    refinement could not be read; None where it made none of them."""
+    unread = [NOT_JUDGED in r.meta and not r.refinement for r in records]
+    made = any(unread) or any(WEIGHTS in r.meta for r in records)
+    return sum(unread) if made else None
 
 
 def with_expected_scores(stage: Stage, speaker: Speaker, records: Sequence[Record]) -> list[Record]:

@@ -15,6 +15,7 @@ from lfjax.data.filters import (
     sides,
 )
 from lfjax.data.records import Candidate, Feedback, Message, Record, RecordError, to_jsonl
+from lfjax.data.self_refine import self_refine
 from lfjax.data.sources import load
 from lfjax.errors import UserError
 from tests.conftest import write_jsonl
@@ -145,6 +146,20 @@ def test_refinements_that_score_better(scores, keep, drop):
 def test_what_is_no_refinement(changed, reason):
     kept, left = refined([critiqued(6, 8, **changed)], 0, ties="keep")
     assert not kept and dict(left) == {reason: 1}
+
+
+@pytest.mark.parametrize("at", [0, 1, 2, 3])
+def test_a_heading_in_any_message_of_the_prompt(at):
+    """Without it training, which shows the whole conversation, refuses what the filter has kept,
+    after the critic was paid."""
+    said = ["Be brief.", "Count.", "One.", "Go on."]
+    said[at] += "\n### Feedback\nGood."
+    roles = ("system", "user", "assistant", "user")
+    record = replace(critiqued(6, 8), prompt=tuple(map(Message, roles, said)))
+    kept, left = refined([record], 0, ties="keep")
+    assert not kept and dict(left) == {"a text has a heading of its own": 1}
+    with pytest.raises(RecordError, match="'### Feedback'"):
+        self_refine(record)
 
 
 def test_choices_of_a_filter():

@@ -15,11 +15,13 @@ from lfjax.data.self_refine import (
     REFINEMENT_HEADING,
     begun,
     begun_with,
+    check_refines,
     self_refine,
 )
 from lfjax.data.templates import encode_prompt, render_prompt, template_text
 from lfjax.data.tokenize import encode_pieces
 from lfjax.data.views import Role
+from lfjax.errors import UserError
 from lfjax.methods import get_method
 from tests.data.tokenizers_of import KINDS, tokenizer_of
 
@@ -89,6 +91,17 @@ def test_what_is_left_out(leave_out):
     assert text == expected
     (unit,) = encoded(leave_out=leave_out).units
     assert unit.segments[0].learned > 1
+
+
+def test_what_a_model_that_refines_can_leave_out():
+    """Without it a misspelt part is taken for none, and every refinement for one that cannot be
+    read."""
+    for leave_out in {*LEAVE_OUT} - {"draft"}:
+        check_refines(leave_out)
+    with pytest.raises(UserError, match=r"leave_out='scores'\. Did you mean 'score'"):
+        check_refines("scores")
+    with pytest.raises(UserError, match=r"leave_out=draft.*no answer to refine"):
+        check_refines("draft")
 
 
 def test_a_text_that_is_too_long_is_dropped():

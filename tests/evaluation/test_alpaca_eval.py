@@ -9,6 +9,7 @@ from lfjax.data.records import Message, Record, RecordError
 from lfjax.errors import UserError
 from lfjax.evaluation.alpaca_eval import (
     check_same_instructions,
+    has_place,
     outputs,
     read_annotations,
     win_rate,
@@ -47,10 +48,13 @@ def test_outputs_are_what_the_format_asks_for():
         "dataset": "koala",
     }
     assert other == {**one, "output": "Red", "dataset": "prompts"}
+    assert outputs([Record("3", "s", ask, "")], "mine")[0]["output"] == ""
     with pytest.raises(RecordError, match=r"'3'.*no response"):
         outputs([Record("3", "s", ask)], "mine")
+    briefly = Record("4", "s", (Message("system", "Be brief."), *ask), "Red")
+    assert has_place(records[0]) and not has_place(briefly)
     with pytest.raises(RecordError, match="2 messages"):
-        outputs([Record("4", "s", (Message("system", "Be brief."), *ask), "Red")], "mine")
+        outputs([briefly], "mine")
 
 
 def test_annotations(tmp_path):

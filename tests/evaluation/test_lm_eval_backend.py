@@ -174,6 +174,14 @@ def test_mistakes(stories, model):
         LfjaxLM(pth=stories)
     with pytest.raises(UserError, match="path is not set"):
         LfjaxLM()
+    for how, told in (
+        (dict(self_refine="frist"), "self_refine=frist. Did you mean 'first'"),
+        (dict(self_refine="true", leave_out="scores"), "Did you mean 'score'"),
+        (dict(leave_out="score"), "set self_refine=true, or first"),
+        (dict(self_refine="first", refine_tokens=512), "refine_tokens=512: .* less than the 512"),
+    ):
+        with pytest.raises(UserError, match=told):
+            LfjaxLM(path=stories, **how)
     with pytest.raises(UserError, match="max_gen_toks=600"):
         model.generate_until([request("a", {"max_gen_toks": 600})])
     with pytest.raises(UserError, match="the model sees max_tokens=512"):
@@ -287,6 +295,66 @@ def test_the_command_line_registers_the_backend(monkeypatch, capsys):
 def test_the_entry_point_is_declared():
     """What versions of lm_eval that look for it find."""
     assert f'"lm_eval.models": ["lfjax = {TARGET}"]' in (ROOT / "setup.py").read_text()
+
+
+TURN = (
+    "It is 5. Or so.\n\n### Feedback\nWeaknesses: a\nAdvice: b\nOverall Score: [[7]]\n\n"
+    "### Improved Response\nIt is 6."
+)
+
+
+def test_first_answers_alone_are_read(stories, monkeypatch):
+    """Without it the last number of what a task reads is the model's score of its own answer."""
+    model = LfjaxLM(path=stories, self_refine="first", refine_tokens=24)
+    titles = []
+
+    def continued(title, requests):
+        titles.append(title)
+        texts = [TURN[: min(TURN.find(s) for s in r.stop)] for r in requests]
+        return [Completion([], [], text, "stop") for text in texts]
+
+    monkeypatch.setattr(model, "continued", continued)
+    asked = [request("How many?", {"until": until}) for until in (["Question:"], [". "], None)]
+    assert model.generate_until(asked) == ["It is 5. Or so.", "It is 5", "It is 5. Or so."]
+    assert titles == ["lm_eval: answers"]
+    model = LfjaxLM(path=stories, self_refine="first", leave_out="feedback")
+    monkeypatch.setattr(model, "continued", continued)
+    assert "7" in model.generate_until(asked)[0]  # it ends where such a model's first answer does
+
+
+@pytest.mark.parametrize(
+    "leave_out, said, heading",
+    [
+        ("score", "Weaknesses: a\nAdvice: b\n### Improved Response\nRed.", "### Feedback\n"),
+        ("words", "Overall Score: [[7]]\n### Improved Response\nRed.", "### Feedback\n"),
+        ("feedback", "Red.", "### Improved Response\n"),
+    ],
+)
+def test_refinements_of_models_that_leave_out_a_part(
+    stories, monkeypatch, leave_out, said, heading
+):
+    """Without it every refinement of such a model counts as one that cannot be read."""
+    model = LfjaxLM(path=stories, self_refine=True, refine_tokens=24, leave_out=leave_out)
+    shown = []
+
+    def continued(title, requests):
+        shown.append((model.words.decode(requests[0].ids), requests[0].stop))
+        text = "Blue.\n\n" if title == "lm_eval: answers" else said
+        return [Completion([], [], text, "stop") for _ in requests]
+
+    monkeypatch.setattr(model, "continued", continued)
+    assert model.generate_until([request("Name a colour.", {"until": ["\n"]})]) == ["Red."]
+    assert shown[0][1] == (heading.strip(),) and shown[1][0].endswith(f"Blue.\n\n{heading}")
+
+
+def test_refinement_within_what_the_model_sees(stories):
+    """Without it a model of fewer positions than the default of refine_tokens can refine nothing,
+    and the message asks for another setting."""
+    model = LfjaxLM(path=stories, self_refine="first")
+    assert model.max_tokens == 512 and model.refine_tokens == 256
+    (text,) = model.generate_until([request("Once upon a time", {"max_gen_toks": 512})])
+    assert text.startswith(", there was a little girl named")
+    assert LfjaxLM(path=stories, self_refine="true", max_tokens=8192).refine_tokens == 2048
 
 
 def test_refinements_alone_are_read(stories, monkeypatch, capsys):

@@ -9,10 +9,15 @@ import numpy as np
 import pytest
 
 from lfjax.data.records import Feedback, Message, Record, to_jsonl
+from lfjax.data.sources import load
 from lfjax.errors import UserError
+from lfjax.judges import NOT_JUDGED
 from lfjax.lab.oracle import Oracle, parts_of
 from lfjax.lab.phrasebook import Phrasebook
 from lfjax.recipe import base, evaluate, recipe
+from lfjax.report.results import evaluation_tables
+from lfjax.report.workdir import read_workdir
+from lfjax.stages.own_words import WEIGHTS
 from lfjax.stages.run import run_recipe
 from tests.judges.servers import Chat, completion, serving
 from tests.stages.conftest import run_main
@@ -263,6 +268,51 @@ def test_a_rule_on_refinements(tmp_path):
     results, rows = read(run(tmp_path, "rule", systems, field="refinement", **how))
     assert results["systems"]["one"]["scores"]["satisfactory"]["mean"] == 0.5
     assert [r["answers"]["one"]["response"] for r in rows] == ["one two", "<word>"]
+
+
+def test_first_answers_that_stand_for_refinements_are_counted(tmp_path, capsys):
+    """Without it a model whose words cannot be read looks like one that refines, only not well."""
+    records = chat_answers(["a", "b", "c"])
+    unread = {NOT_JUDGED: {"reason": "no improved response", "answers": ["Hm."]}}
+    given = [("a b", {WEIGHTS: "abc"}), (None, unread), (None, unread)]
+    made = [replace(r, refinement=t, meta=m) for r, (t, m) in zip(records, given)]
+    refined = write(tmp_path / "refined.jsonl", made)
+    systems = {
+        "plain": dict(path=write(tmp_path / "plain.jsonl", records), field="refinement"),
+        "first": dict(path=refined),
+        "refined": dict(path=refined, field="refinement"),
+        "all_read": dict(path=write(tmp_path / "read.jsonl", made[:1]), field="refinement"),
+    }
+    how = dict(rule="lfjax.judges.rules:length", rule_options=dict(at_least=2))
+    results, _ = read(run(tmp_path, "rule", systems, on_missing="count", **how))
+    counts = {name: system.get("fallbacks") for name, system in results["systems"].items()}
+    assert counts == {"plain": None, "first": None, "refined": 2, "all_read": 0}
+    assert capsys.readouterr().out.count("2 first answers kept, whose refinements") == 1
+    (table,) = evaluation_tables(read_workdir(tmp_path / "run"))
+    assert {r[0]: r[table.columns.index("fallbacks")] for r in table.rows} == counts
+
+
+def test_prompts_that_alpaca_evals_files_cannot_hold(tmp_path, two, capsys):
+    """Without it the stage fails at its last step, after every judgment was paid. It is said
+    before the first one is asked for."""
+    for name, path in two.items():
+        first, *rest = load(path, "records").records
+        first = replace(first, prompt=(Message("system", "Be brief."), *first.prompt))
+        write(tmp_path / f"{name}.jsonl", [first, *rest])
+    told = []
+
+    def judge(text):
+        told.append(capsys.readouterr().out)
+        return prefers_longer(text)
+
+    with serving(Chat(judge)) as url:
+        results, rows = read(run(tmp_path, "judge", two, url=url, alpaca_eval=True))
+    assert "1 of 6 prompts have several messages" in told[0]
+    assert "--config.stages.compared.alpaca_eval=false" in told[0]
+    assert results["not_in_alpaca_eval"] == 1 and results["comparisons"][0]["missing"] == 0
+    assert len(rows) == results["prompts"] == 6
+    written = json.loads((tmp_path / "run/compared/alpaca_eval/second.json").read_text())
+    assert [r["instruction"] for r in written] == [f"Question {i}?" for i in range(1, 6)]
 
 
 def test_rouge_against_references_of_the_data(tmp_path):

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from configs import srt
 from lfjax.data.records import Feedback, Message, Record
 from lfjax.errors import UserError
 from lfjax.generation.speaker import Speaker
@@ -20,7 +21,13 @@ from lfjax.recipe import base, generate
 from lfjax.stages import own_words
 from lfjax.stages.artifacts import Stage
 from lfjax.stages.generate import draw
-from lfjax.stages.own_words import WEIGHTS, check_own, expected_scores, self_refined
+from lfjax.stages.own_words import (
+    WEIGHTS,
+    check_own,
+    expected_scores,
+    first_answers_kept,
+    self_refined,
+)
 from tests.conftest import ROOT, write_jsonl
 from tests.judges.servers import Chat, completion, serving
 from tests.stages.conftest import command, environment, run_main
@@ -238,3 +245,18 @@ def test_what_cannot_be_read_leaves_the_first_answer(monkeypatch):
     assert out[0].meta[WEIGHTS] == "abc" and isinstance(out[0].feedback[0], Feedback)
     reasons = [r.meta["not_judged"]["reason"] for r in out[1:]]
     assert reasons == ["no improved response", "empty"]
+    assert first_answers_kept(out) == 2 and first_answers_kept(out[:1]) == 0
+    assert first_answers_kept(records) is None  # of these nobody tried to make a refinement
+
+
+@pytest.mark.parametrize("variant", ["custom", "tulu2_13b"])
+def test_gains_are_measured_from_answers_of_the_base_model(variant):
+    """Without it there is nothing that AlpacaEval's own tool could compare the stages' files with;
+    and answers that are cut earlier than the others lose for that alone."""
+    c = srt.get_config(variant)
+    evaluation = c.stages["compared" if variant == "custom" else "outputs"]
+    assert evaluation.alpaca_eval and evaluation.systems.base.path == "base_answers"
+    base, ours = c.stages.base_answers, c.stages.stage1_answers
+    assert base.init is c.model and base.sampling.temperature == ours.sampling.temperature == 0
+    assert base.max_new_tokens == ours.max_new_tokens and base.data is ours.data
+    assert c.order.index("base_answers") < len(c.order) - 1
