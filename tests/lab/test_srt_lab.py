@@ -25,11 +25,19 @@ def test_smoke(tmp_path):
         ]
 
     results = json.loads((tmp_path / "compared" / "results.json").read_text())
-    assert {"base", "reranked", "refinements_only", "shuffled", "stage1_paper", "best_known"} | {
-        f"{m}{f}" for m in ("stage1", "stage2", "no_feedback") for f in ("", "_first")
-    } <= set(results["systems"])
+    assert {
+        "base",
+        "reranked",
+        "best_drafts",
+        "shuffled",
+        "stage1_paper",
+        "stage2_few",
+        "best_known",
+    } | {f"{m}{f}" for m in ("stage1", "stage2", "no_feedback") for f in ("", "_first")} <= set(
+        results["systems"]
+    )
     claims = json.loads((tmp_path / "claims" / "claims.json").read_text())
-    assert len(claims) == 33
+    assert len(claims) == 36
     # Start and reference of stage 2 are stage 1: before the first step nothing is preferred.
     first = json.loads((tmp_path / "s0_stage2" / "metrics.jsonl").read_text().splitlines()[0])
     assert first["loss"] == pytest.approx(0.69314718, abs=1e-6)
@@ -42,6 +50,13 @@ def test_smoke(tmp_path):
     said = [[r["feedback"][-1]["text"] for r in each] for each in (kept, exchanged)]
     assert sorted(said[0]) == sorted(said[1]) and said[0] != said[1]
     assert [r["refinement"] for r in kept] == [r["refinement"] for r in exchanged]
+    best = {r["id"]: r["feedback"][-1]["score"] for r in records("s0_best_drafts_kept")}
+    tried = [
+        (r["meta"]["prompt_id"], r["feedback"][-1]["score"])
+        for r in records("s0_best_drafts_scored")
+    ]
+    assert len(tried) == 240 and all(best[prompt] >= score for prompt, score in tried)
+    assert 0 < done(tmp_path, "s0_stage2_few_kept")["records"] <= 6
     assert done(tmp_path, "s0_stage1_answers")["refined"] > 0
     assert {"agreement", "missing", "agreement_ties"} <= set(done(tmp_path, "s0_agreement_stage2"))
     assert {"true_gain", "ties", "responses/entropy"} <= set(done(tmp_path, "s0_self_bias"))

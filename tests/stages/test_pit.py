@@ -90,7 +90,7 @@ def test_smoke(tmp_path):
     systems = {"original", "by_hard_1", "by_hard_5", "by_easy", "self_refined_5", "self_at_060"}
     assert systems <= set(results["systems"])
     claims = json.loads((tmp_path / "claims" / "claims.json").read_text())
-    assert len(claims) == 26
+    assert len(claims) == 27
     ordered = json.loads((tmp_path / "ordering" / "results.json").read_text())["systems"]
     assert set(ordered) == {"wl", "ww", "ll", "lw"}
     watched = json.loads((tmp_path / "s0_watched" / "results.json").read_text())
