@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
-from lfjax.data.records import Feedback, Message, Record
+from lfjax.data.records import Candidate, Feedback, Message, Record
+from lfjax.data.templates import template_text
 from lfjax.errors import UserError
 from lfjax.stages.monitors import (
     agreement,
@@ -16,7 +18,8 @@ from lfjax.stages.monitors import (
     trend,
 )
 from lfjax.stages.rewards import Source, filled, score_of, total, values_of
-from lfjax.stages.rollouts import Draw, Kept, Rollout, Task
+from lfjax.stages.rollouts import Draw, Kept, Rollout, Task, make_tasks
+from tests.data.tokenizers_of import tokenizer_of
 
 
 def rollout(text="a b", finish="stop", reference=None, name="r"):
@@ -79,6 +82,21 @@ def test_what_a_source_is_shown():
 
 
 # --- rollouts ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("empty", ["", " \n"])
+def test_nothing_is_not_improved(empty):
+    """Without it a policy is rewarded for whatever is better than no response."""
+    asked = (Message("user", "say"),)
+    sides = Candidate("yes", preferred=True), Candidate(empty, preferred=False)
+    pair, draft = Record("p", "t", asked, candidates=sides), Record("d", "t", asked, empty or " ")
+    how = dict(max_reference_tokens=8, max_new_tokens=8, max_tokens=400, data={"on_error": "stop"})
+    given = tokenizer_of("gpt2"), template_text("alpaca")
+    for record, reference in ((pair, ("rejected", "chosen")), (draft, ("response",))):
+        c = ConfigDict(how | dict(reference=reference))
+        tasks, counts, skipped = make_tasks([record], *given, c)
+        assert counts["references empty"] == 1 and not skipped
+        assert [t.reference for t in tasks] == ["yes"] * (record is pair)
 
 
 def test_every_epoch_in_an_order_of_its_own():
