@@ -11,8 +11,10 @@ from lfjax.stages.monitors import (
     agreement,
     alarm,
     bands,
+    gap_length,
     of_gaps,
     of_policy,
+    of_rewards,
     of_texts,
     similarity,
     trend,
@@ -215,6 +217,39 @@ def test_copies():
     assert found["similarity"] == pytest.approx((1 + 2 / 3) / 2)
     assert similarity("a b", "c d") == 0
     assert "copied" not in of_texts([rollout()])
+
+
+def test_common_words():
+    """ROUGE-L of improvements alone: without it nobody sees copies that were moved around."""
+    texts = [rollout("a b x c", reference="a b c"), rollout("c a b", reference="a b c")]
+    assert of_texts(texts)["rouge_l"] == pytest.approx((6 / 7 + 2 / 3) / 2)
+    assert "rouge_l" not in of_texts([rollout()])
+
+
+def test_unique():
+    """Without it a policy that always says the same is seen only by its entropy. Two prompts may
+    have the same answer; spaces around one make no other."""
+    first, second = rollout("a", name="1").task, rollout("a", name="2").task
+    said = [(first, "a"), (first, " a\n"), (first, "b"), (second, "a")]
+    found = of_texts([Rollout(task, [5], [-0.1], text, "stop") for task, text in said])
+    assert found["unique"] == 3 / 4
+
+
+def test_gaps_that_follow_lengths():
+    """Of responses that could be read, not of the value that an empty one is given."""
+    words = ((1, 3), (4, 2), (2, 5))
+    rollouts = [rollout("word " * n, reference="word " * m) for n, m in words]
+    rollouts.append(rollout(" ", reference="word"))
+    gaps = np.array([[-2.0, 2.0], [-3.0, 99.0]])
+    assert gap_length(rollouts, gaps) == pytest.approx(1)
+    assert gap_length(rollouts, -gaps) == pytest.approx(-1)
+    gaps[0, 0] = np.nan  # too long for the reward
+    assert gap_length(rollouts, gaps) == pytest.approx(1)
+    source = Source("gap", 1.0, lambda records: np.zeros(len(records)), (-1.0, 1.0), True)
+    logged = of_rewards(rollouts, {"gap": gaps}, np.zeros((2, 2)), [source])
+    assert logged["gap_length"] == pytest.approx(1)
+    rule = Source("rule", 1.0, source.values)
+    assert "gap_length" not in of_rewards(rollouts, {"rule": gaps}, np.zeros((2, 2)), [rule])
 
 
 def test_sampler_and_trainer():
