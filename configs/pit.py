@@ -19,6 +19,8 @@ stories260k   the same with a pretrained model of 260 K parameters, all of it tr
 hh_7b, summarize_7b
               the paper's data on a pod, with its values where they are known:
               docs/reproduce_pit.md
+custom_monitored, hh_7b_monitored, summarize_7b_monitored
+              the same, where the judge also watches the improver's RL, every tenth step
 """
 
 from functools import partial
@@ -65,7 +67,7 @@ def program(
     scores: dict[str, Any],
     learning: dict[str, Any],
     answers: dict[str, Any],
-    monitor: str = "",
+    monitor: str | dict[str, Any] = "",
     parts: bool = False,
     tests: int = 0,
     drawn: int = 0,
@@ -288,8 +290,12 @@ def smoke(until=""):
 # --- real data --------------------------------------------------------------------------------
 
 
-def real(c: ConfigDict, *, evaluated: int, judge: dict[str, Any], mode="judge", **settings):
-    """The program on one file of pairs, some of whose prompts are kept to be evaluated on."""
+def real(c: ConfigDict, *, evaluated: int, judge: dict, mode="judge", monitored=False, **settings):
+    """The program on one file of pairs, some of whose prompts are kept to be evaluated on. With
+    `monitored` the judge watches the improver's RL, too, at every tenth step: it may cost money."""
+    if monitored:
+        settings["monitor"] = dict(judge="score", endpoint=judge["endpoint"])
+        settings["learning"] = settings["learning"] | dict(monitor_steps=10)
     trained = program(c, pairs=c.data, init=c.model, tests=evaluated, **settings)
     tests = of_stage(c.data, "folds/test")
     answers = settings["answers"]
@@ -309,7 +315,7 @@ def real(c: ConfigDict, *, evaluated: int, judge: dict[str, Any], mode="judge", 
     )
 
 
-def custom():
+def custom(monitored=False):
     c = base(source="preference")
     c.judge = ConfigDict({"url": "", "model": ""})
     served = dict(url=c.judge.get_ref("url"), model=c.judge.get_ref("model"))
@@ -320,6 +326,7 @@ def custom():
         c,
         evaluated=100,
         heldout=100,
+        monitored=monitored,
         judge=dict(endpoint=served, on_missing="count", baseline="original"),
         sft=how | length | dict(batch_examples=32, row_tokens=2560, learning_rate=1e-4),
         scores=how
@@ -357,12 +364,11 @@ def stories260k():
     )
 
 
-def pod(source: str, *, max_tokens: int, new_tokens: int, **options):
+def pod(source: str, *, max_tokens: int, new_tokens: int, monitored=False):
     """The paper's, on a model of 7 B parameters: one epoch, and its learning rates of supervised
     stages (3e-5) and rewards (3e-4), which are of another model. Batches, lengths, β and everything
     of RL are not known and ours."""
     c = base(source=source)
-    c.data.options.update(options)
     c.data.template = "tulu"
     how = dict(dtype="bfloat16", remat="full", save_steps=100)
     length = dict(total_epochs=1.0, max_tokens=max_tokens, warmup_fraction=0.03)
@@ -370,6 +376,7 @@ def pod(source: str, *, max_tokens: int, new_tokens: int, **options):
         c,
         evaluated=128,  # of all pairs of 11 systems in both orders: 14,080 questions
         heldout=500,
+        monitored=monitored,
         judge=dict(
             endpoint=dict(url="https://api.openai.com/v1", model="gpt-4"), on_missing="count"
         ),
@@ -387,22 +394,18 @@ def pod(source: str, *, max_tokens: int, new_tokens: int, **options):
     )
 
 
-def hh_7b():
-    return pod("hh", max_tokens=1536, new_tokens=256)
-
-
-def summarize_7b():
-    return pod("summarize_from_feedback", max_tokens=1024, new_tokens=96)
-
-
+JUDGED = {
+    "custom": custom,
+    "hh_7b": partial(pod, "hh", max_tokens=1536, new_tokens=256),
+    "summarize_7b": partial(pod, "summarize_from_feedback", max_tokens=1024, new_tokens=96),
+}
 VARIANTS = {
     "lab": lab,
     "gate": partial(lab, until="gate"),
     "gap": partial(lab, until="gap"),
     "smoke": smoke,
     "gap_smoke": partial(smoke, until="gap"),
-    "custom": custom,
     "stories260k": stories260k,
-    "hh_7b": hh_7b,
-    "summarize_7b": summarize_7b,
+    **JUDGED,
+    **{f"{name}_monitored": partial(made, monitored=True) for name, made in JUDGED.items()},
 }

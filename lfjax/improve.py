@@ -41,6 +41,7 @@ TOKENS = flags.DEFINE_integer("max_tokens", 2048, "Of prompt, response and impro
 SLOTS = flags.DEFINE_integer("slots", 32, "Answers that are drawn at once.", 1)
 SEED = flags.DEFINE_integer("seed", 0, "Of the draws.")
 DTYPE = flags.DEFINE_string("dtype", "float32", "Of weights and activations, or bfloat16.")
+REASONS = 5  # why there is no answer, of which so many are told
 
 
 def main(argv) -> None:
@@ -67,12 +68,24 @@ def main(argv) -> None:
         gap = None if REWARD.value is None else open_gap(REWARD.value, mesh, path)
         asker = open_asker(path, mesh)
         ask = partial(collect, asker=asker, store=store, name="answers")
+        missing: Counter = Counter()
 
         def one_step(going):
-            return improving.BY[BY.value](going, ask, asker.name).records
+            made = improving.BY[BY.value](going, ask, asker.name)
+            missing.update(reason for got in made.got for reason in got.missing.elements())
+            return made.records
 
         how = dict(steps=STEPS.value, gap=gap, similar=similarity)
         found = improving.improve_until(records, one_step, **how)
+    why = told(Counter(dict(missing.most_common(REASONS))))
+    if missing:
+        print(f"without an answer: {why}", flush=True)
+    if all(h.stopped == "no answer" and len(h.versions) == 1 for h in found):
+        raise UserError(
+            f"{INPUT.value}: not one of {len(found)} responses was improved, for want of an answer "
+            f"({why}); {output} was not written. --max_tokens bounds prompt, response "
+            "and improvement together, --max_new_tokens the improvement."
+        )
     write_atomic(output, to_jsonl(history.as_record() for history in found))
     color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     for history in [h for h in found if len(h.versions) > 1][: SHOW.value]:

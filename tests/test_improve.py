@@ -1,6 +1,7 @@
 """Improvement step by step: when it stops, what is kept, and the door with a real model."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -166,6 +167,29 @@ def test_the_door(stories, tmp_path):
     assert all(r["meta"]["improved"]["versions"][-1] == r["refinement"] for r in made)
     again = improve(*flags, *sizes)
     assert again.stdout == run.stdout and "0answer" not in again.stderr
+
+
+def test_what_does_not_fit_is_told(stories, tmp_path):
+    """Without it "no answer" is all that is said, and a run in which nothing fits ends well; it
+    must not replace what an earlier one has written either."""
+    rows = [
+        {"prompt": "Tell me of the fox.", "response": response}
+        for response in ("It is red.", "It is red. " * 200)
+    ]
+    flags = (f"--model={stories}", "--template=bare", "--max_new_tokens=12", "--steps=1")
+    flags += ("--max_tokens=256", "--slots=2")
+    some = write_jsonl(tmp_path / "some.jsonl", rows)
+    run = improve(*flags, f"--input={some}")
+    assert run.returncode == 0, run.stderr
+    assert "1 no answer" in run.stdout
+    why = r"1 the prompt of \d+ tokens leaves no room for max_new_tokens in max_tokens=256"
+    assert re.search(f"without an answer: {why}\n", run.stdout)
+    none, output = write_jsonl(tmp_path / "none.jsonl", rows[1:]), tmp_path / "some.improved.jsonl"
+    before = output.read_text()
+    run = improve(*flags, f"--input={none}", f"--output={output}")
+    assert run.returncode == 2 and "Traceback" not in run.stderr
+    assert "not one of 1 responses was improved" in run.stderr
+    assert re.search(why, run.stderr) and output.read_text() == before
 
 
 @pytest.mark.parametrize(

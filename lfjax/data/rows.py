@@ -13,7 +13,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from lfjax.data.records import Record, RecordError
+from lfjax.data.records import Message, Record, RecordError
 from lfjax.data.templates import render_prompt, speaking
 from lfjax.data.tokenize import Tokenizer, encode_pieces
 from lfjax.data.views import View
@@ -224,10 +224,20 @@ def _segments(shown: list[View], tokenizer, template, split=False) -> list[Segme
         ids = np.asarray(ids, np.int32)
         shown = Segment(ids, borders[0], int(view.role), view.weight, view.twin, **told)
         if view.kept:
-            before = render_prompt(template, view.prompt[: -view.kept], tokenizer=tokenizer)
-            shown = replace(shown, spare=len(tokenizer.encode_rendered(before)))
+            before = view.prompt[: -view.kept]
+            shown = replace(shown, spare=spare_tokens(tokenizer, template, before))
         out.append(shown)
     return out
+
+
+def spare_tokens(tokenizer: Tokenizer, template: str, messages: Sequence[Message]) -> int:
+    """How many tokens after BOS a conversation has before the response to it, which may be lost.
+
+    What a template says to ask for a response is left out: before one that is there it may say
+    less, and so much would be lost of the response.
+    """
+    text = render_prompt(template, messages, tokenizer=tokenizer, respond=False)
+    return len(tokenizer.encode_rendered(text))
 
 
 def trim(segment: Segment, max_tokens: int, has_bos: bool) -> Segment | None:

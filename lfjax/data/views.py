@@ -130,8 +130,8 @@ def pair(record: Record) -> list[View]:
 
 def improve(record: Record) -> list[View]:
     """x, y_ref → y: the better response, where the worse one has been given. None for a record
-    whose responses are all equally good."""
-    sides = best_and_worst(record)
+    whose responses are all equally good. Raises: RecordError where one of the two is empty."""
+    sides = need_sides(record)
     if not sides:
         return []
     better, worse = sides
@@ -143,9 +143,9 @@ def gap(record: Record) -> list[View]:
     `GAPS`, laid out as an improvement of the reference is (`improve`).
 
     `pair` makes a ring of them, each pointing to the next. None for a record whose responses are
-    all equally good.
+    all equally good. Raises: RecordError where one of the two is empty.
     """
-    sides = best_and_worst(record)
+    sides = need_sides(record)
     if not sides:
         return []
     better, worse = sides
@@ -209,6 +209,18 @@ def best_and_worst(record: Record) -> tuple[str, str] | tuple[()]:
             "with a refinement."
         )
     return (better, worse) if better.strip() != worse.strip() else ()
+
+
+def need_sides(record: Record) -> tuple[str, str] | tuple[()]:
+    """`best_and_worst`, of which each is shown as a response that somebody gave. Raises:
+    RecordError where one of them is empty, too."""
+    sides = best_and_worst(record)
+    if not all(text.strip() for text in sides):
+        raise RecordError(
+            f"record '{record.id}' of {record.source}: one of the two responses that it compares "
+            "is empty; there is nothing to improve, or to compare with."
+        )
+    return sides
 
 
 def _score(candidate: tuple[float, str]) -> float:

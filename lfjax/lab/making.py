@@ -74,19 +74,19 @@ def ledger(
 def repair(
     folder: Path, *, seed: int, pretraining: int, preferences: int, evaluated: int, **settings: Any
 ) -> dict[str, str]:
-    """A guest house's tokenizer and model configuration, its pretraining texts, compared responses,
+    """A garden's tokenizer and model configuration, its pretraining texts, compared responses,
     and prompts to evaluate on, in `validation` and in `test`.
 
     Args:
       settings: of `Repair`.
     """
-    house = Repair(seed, **settings)
-    write_model(folder / "model", house, template=house.template)
+    garden = Repair(seed, **settings)
+    write_model(folder / "model", garden, template=garden.template)
     records = {
-        "pretraining": list(house.pretraining(pretraining)),
-        "preferences": house.preferences("train", preferences),
-        "validation": house.prompts("validation", evaluated),
-        "test": house.prompts("test", evaluated),
+        "pretraining": list(garden.pretraining(pretraining)),
+        "preferences": garden.preferences("train", preferences),
+        "validation": garden.prompts("validation", evaluated),
+        "test": garden.prompts("test", evaluated),
     }
     return _written(folder, records)
 

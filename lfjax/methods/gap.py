@@ -66,17 +66,21 @@ def pairings(scores: Float[Array, "b s"], rows: Rows) -> Float[Array, "b s 4"]:
 
 
 def calibrate(scores: Float[np.ndarray, "n"], kind: Int[np.ndarray, "n"], *, of: str) -> dict:
-    """What the gap of equally good responses is, c = ½ mean(g_ww + g_ll), and how far gaps of
-    held-out pairings spread."""
+    """What the gap of equally good responses is, c = ½ mean(g_ww + g_ll), how far gaps of held-out
+    pairings spread, and whether what is gained one way is lost the other way: the correlation of
+    g_wl with −g_lw, 0 where they do not vary."""
     if of == "texts":
         gaps = np.stack([scores[kind == role] for role in GAPS], axis=-1)
     else:
         sides = (scores[kind == role] for role in (Role.CHOSEN, Role.REJECTED))
         gaps = np.asarray(difference_gaps(*map(jnp.asarray, sides)))
+    there, back = gaps[:, 0], -gaps[:, 3]
+    vary = there.std() > 0 and back.std() > 0
     return {
         "kind": "gap" if of == "texts" else "difference",
         "offset": float(gaps[:, 1:3].mean()),
         "spread": float(gaps.std()),
+        "antisymmetry": float(np.corrcoef(there, back)[0, 1]) if vary else 0.0,
         "means": {name: float(gaps[:, i].mean()) for i, name in enumerate(NAMES)},
     }
 

@@ -24,6 +24,7 @@ from lfjax.sharding import BATCH, HEADS, axis_size
 
 LANES = 128  # rows are padded to a multiple of it, the least that the kernels take
 SPLASH_BLOCK = 512  # queries and keys of one step
+TRITON_NEEDS = (8, 0)  # compute capability, NVIDIA's number of a generation: Ampere and newer
 
 
 @dataclass(frozen=True)
@@ -34,18 +35,26 @@ class Kernel:
       platform: as jax calls it.
       run: (q, k, v, segment, window, scale, softcap, interpret) -> output, rows of `LANES`.
       windows, softcaps: whether it has them.
+      capability: the least compute capability of a GPU that it is compiled for.
     """
 
     platform: str
     run: Callable[..., Array]
     windows: bool
     softcaps: bool
+    capability: tuple[int, ...] = ()
 
     def lacks(self, config: ModelConfig) -> str:
         """What of a model it does not have; empty where it has all."""
         if any(config.windows) and not self.windows:
             return "sliding windows"
         return "soft caps" if config.attn_softcap and not self.softcaps else ""
+
+    @property
+    def too_new(self) -> bool:
+        """Whether there is a GPU that is older than what it is compiled for."""
+        here = oldest() if platform() == self.platform == "gpu" else ()
+        return bool(here) and here < self.capability
 
 
 def splash(q, k, v, segment, window, scale, softcap, interpret) -> Float[Array, "b t n h"]:
@@ -84,7 +93,7 @@ def triton(q, k, v, segment, window, scale, softcap, interpret) -> Float[Array, 
 
 KERNELS = {
     "splash": Kernel("tpu", splash, windows=True, softcaps=True),
-    "triton": Kernel("gpu", triton, windows=False, softcaps=False),
+    "triton": Kernel("gpu", triton, windows=False, softcaps=False, capability=TRITON_NEEDS),
 }
 NAMES = ("auto", "plain", *KERNELS)
 
@@ -94,8 +103,8 @@ def attention_of(name: str, config: ModelConfig) -> Callable[..., Float[Array, "
 
     Args:
       name: of `NAMES`. `auto` is the kernel of the platform that is compiled for, if there is one
-        that has all the model needs, or `plain`. A kernel that is named runs on a CPU too,
-        interpreted: to try it.
+        that has all the model needs and is made for such devices, or `plain`. A kernel that is
+        named runs on a CPU too, interpreted: to try it.
 
     Raises: UserError for an unknown name, or a kernel that cannot compute this model, or not here.
     """
@@ -103,8 +112,8 @@ def attention_of(name: str, config: ModelConfig) -> Callable[..., Float[Array, "
         raise UserError(f"attention: unknown '{name}'. {nearest(name, NAMES)}")
     here, mesh = platform(), jax.sharding.get_abstract_mesh()
     if name == "auto":
-        fit = (k for k in KERNELS.values() if k.platform == here and not k.lacks(config))
-        kernel = next(fit, None)
+        of_here = (k for k in KERNELS.values() if k.platform == here and not k.too_new)
+        kernel = next((k for k in of_here if not k.lacks(config)), None)
     else:
         kernel = KERNELS.get(name)
     if kernel is None:
@@ -113,6 +122,12 @@ def attention_of(name: str, config: ModelConfig) -> Callable[..., Float[Array, "
         raise UserError(f"attention={name} has no {lack}, which this model needs; use auto.")
     if here not in (kernel.platform, "cpu"):
         raise UserError(f"attention={name} is for {kernel.platform}, this is {here}; use auto.")
+    if kernel.too_new:
+        needs, found = (".".join(map(str, c)) for c in (kernel.capability, oldest()))
+        raise UserError(
+            f"attention={name} needs GPUs of compute capability {needs} or newer, this is {found}; "
+            "use auto."
+        )
     return partial(
         by_kernel, kernel, mesh, windows=frozenset(config.windows), interpret=here == "cpu"
     )
@@ -123,6 +138,14 @@ def platform() -> str:
     device = jax.sharding.get_abstract_mesh().abstract_device
     name = jax.default_backend() if device is None else device.platform
     return "gpu" if name in ("cuda", "rocm") else name
+
+
+def oldest() -> tuple[int, ...]:
+    """The lowest compute capability, as (7, 5), of the GPUs of all processes, so that all compile
+    the same; empty where none has such a number, as AMD's."""
+    told = [str(getattr(d, "compute_capability", "")).split(".") for d in jax.devices()]
+    known = [tuple(map(int, parts)) for parts in told if all(p.isdigit() for p in parts)]
+    return min(known, default=())
 
 
 def by_kernel(

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from lfjax.evaluation.rouge import rouge_l
 from lfjax.losses.policy_gradient import ESTIMATES, kl_estimate
 from lfjax.stages.rewards import Source
 from lfjax.stages.rollouts import Rollout
@@ -23,17 +24,20 @@ SURE = 2.0  # standard errors that a slope is away from 0
 
 
 def of_texts(rollouts: Sequence[Rollout]) -> dict[str, float]:
-    """Lengths, ends, and, where responses are improved, how much of them was copied."""
+    """Lengths, ends, how many differ from others to their prompt, and, where responses are
+    improved, how much of them was copied."""
     lengths = np.array([len(r.ids) for r in rollouts], float)
     out = {
         "length": lengths.mean(),
         "eos": np.mean([r.finish == "stop" for r in rollouts]),
         "empty": np.mean([r.empty for r in rollouts]),
+        "unique": len({(id(r.task), r.text.strip()) for r in rollouts}) / len(rollouts),
     }
     pairs = [(r.text.strip(), r.task.reference.strip()) for r in rollouts if r.task.reference]
     if pairs:
         out["copied"] = np.mean([a == b for a, b in pairs])
         out["similarity"] = np.mean([similarity(a, b) for a, b in pairs])
+        out["rouge_l"] = np.mean([rouge_l(a, b) for a, b in pairs])
         words = np.array([[len(a.split()), len(b.split())] for a, b in pairs], float)
         out["length_ratio"] = words[:, 0].mean() / max(words[:, 1].mean(), 1.0)
     return {name: float(value) for name, value in out.items()}
@@ -64,9 +68,24 @@ def of_rewards(
         out[f"reward/of_{origin}"] = rewards[here].mean()
     for source in (s for s in sources if s.bands):
         out |= bands(values[source.name], source.bands, groups)
+        out["gap_length"] = gap_length(rollouts, values[source.name])
     lengths = np.array([len(r.ids) for r in rollouts], float)
     out["reward_length"] = correlation(rewards.ravel(), lengths)
     return {name: float(value) for name, value in out.items()}
+
+
+def gap_length(rollouts: Sequence[Rollout], gaps: Float[np.ndarray, "g k"]) -> float:
+    """Correlation of gaps with the difference of lengths, response less reference, in words; of
+    responses that could be read."""
+    longer = np.array(
+        [len(r.text.split()) - len((r.task.reference or "").split()) for r in rollouts], float
+    )
+    known = _read(rollouts) & np.isfinite(gaps.ravel())
+    return correlation(gaps.ravel()[known], longer[known])
+
+
+def _read(rollouts: Sequence[Rollout]) -> np.ndarray:
+    return np.array([not r.empty for r in rollouts])
 
 
 def bands(gaps, bounds: tuple[float, float], groups: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -123,7 +142,7 @@ def of_gaps(
     Args:
       backwards: g(y_ref, y) of some sources.
     """
-    read = np.array([not r.empty for r in rollouts])
+    read = _read(rollouts)
     found = []
     for name, back in backwards.items():
         there, back = values[name].ravel(), back.ravel()
@@ -191,7 +210,7 @@ def trend(values: Sequence[float], weights: Sequence[float] | None = None) -> fl
 
 
 def correlation(a: Float[np.ndarray, "n"], b: Float[np.ndarray, "n"]) -> float:
-    """Pearson's; 0 where one of them does not vary."""
-    if not a.std() or not b.std():
+    """Pearson's; 0 where one of them does not vary, or there is none."""
+    if not len(a) or not a.std() or not b.std():
         return 0.0
     return float(np.corrcoef(a, b)[0, 1])

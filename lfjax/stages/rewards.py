@@ -56,6 +56,13 @@ def reward_inputs(blocks: ConfigDict | Mapping[str, ConfigDict]) -> dict[str, st
         if block.model:
             out[f"reward/{name}"] = block.model
         elif block.judge:
+            if "endpoint" not in block:
+                raise UserError(
+                    f"reward '{name}': judge={block.judge} came too late to be told who answers. "
+                    "Name the judge where the recipe is made, as monitor=dict(judge='score', "
+                    "endpoint=dict(url=…, model=…)); of configs/pit.py the variants that end in "
+                    "_monitored do."
+                )
             out |= {f"reward/{name}": path for path in asker_inputs(block).values()}
     return out
 

@@ -115,7 +115,9 @@ def make_tasks(
         for origin, reference in found.items():
             messages = record.prompt if reference is None else after_reference(record, reference)
             ids = tuple(encode_prompt(tokenizer, template, messages))
-            if reference and len(tokenizer.encode(reference)) > c.max_reference_tokens:
+            if reference is not None and not reference.strip():
+                counts["references empty"] += 1
+            elif reference and len(tokenizer.encode(reference)) > c.max_reference_tokens:
                 counts["references too long"] += 1
             elif len(ids) + c.max_new_tokens > c.max_tokens:
                 counts["prompts too long"] += 1

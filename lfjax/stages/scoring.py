@@ -18,7 +18,7 @@ from jaxtyping import Float
 
 from lfjax.data.load import Batches
 from lfjax.data.records import Message, Record
-from lfjax.data.rows import Rows, Segment, Unit, place, trim
+from lfjax.data.rows import Rows, Segment, Unit, place, spare_tokens, trim
 from lfjax.data.templates import render_prompt, speaking, template_text
 from lfjax.data.tokenize import Tokenizer, encode_supervised, load_tokenizer
 from lfjax.data.views import Role, after_reference
@@ -168,8 +168,7 @@ class Scorer:
         prompt = render_prompt(self.template, messages, tokenizer=self.tokenizer)
         ids, first = encode_supervised(self.tokenizer, prompt, text)
         # Of the prompt alone some may be lost, not of a reference that comes after it.
-        rendered = render_prompt(self.template, record.prompt, tokenizer=self.tokenizer)
-        spare = len(self.tokenizer.encode_rendered(rendered))
+        spare = spare_tokens(self.tokenizer, self.template, record.prompt)
         segment = Segment(ids, first, int(Role.PLAIN), 1.0, None, spare=spare)
         fitted = trim(segment, self.meaning["max_tokens"], self.tokenizer.bos is not None)
         return fitted, len(ids) - spare

@@ -210,7 +210,7 @@ def train(stage: Stage) -> Result:
     )
     if processes.index():
         return Result({}, {}, {})  # the log is process 0's
-    told = {k: meaning[k] for k in ("offset", "spread") if meaning}
+    told = {k: meaning[k] for k in ("offset", "spread", "antisymmetry") if k in meaning}
     told |= {"alarm_step": alarms.rung} if alarms.rung else {}
     seconds = time.monotonic() - start
     return summary(stage, batches, config, (last, chosen or last), seconds, told)

@@ -7,7 +7,7 @@ import pytest
 from lfjax.data.records import Candidate, Message, Record
 from lfjax.data.rows import Rows, encode_records, place
 from lfjax.data.templates import encode_prompt, template_text
-from lfjax.data.views import GAPS, Role, after_reference, gap, improve, pair
+from lfjax.data.views import GAPS, IMPROVE_REQUEST, Role, after_reference, gap, improve, pair
 from tests.data.tokenizers_of import tokenizer_of
 
 ALPACA = template_text("alpaca")
@@ -19,9 +19,9 @@ def record(prompt="Name a colour.", better=BETTER, worse=WORSE):
     return Record("r", "test", (Message("user", prompt),), candidates=sides)
 
 
-def encoded(records, views, max_tokens=600):
+def encoded(records, views, max_tokens=600, template=ALPACA):
     how = dict(max_tokens=max_tokens, row_tokens=4000)
-    return encode_records(records, views, tokenizer_of("llama3"), ALPACA, **how)
+    return encode_records(records, views, tokenizer_of("llama3"), template, **how)
 
 
 def test_four_pairings_in_a_ring():
@@ -56,6 +56,33 @@ def test_a_score_is_read_at_the_last_token():
         assert at == inside[-1] and rows.tokens[0, at] == eos
     assert rows.pair[0].tolist() == [1, 2, 3, 0, 5, 6, 7, 4]
     assert rows.kind[0].tolist() == [int(r) for r in GAPS] * 2 and rows.mass[0] == 2
+
+
+# Asks for a response in more words than stand before one that is there, as models that think do.
+THINKING = (
+    "{% for m in messages %}### {{ m.role }}:\n{{ m.content }}\n\n{% endfor %}"
+    "{% if add_generation_prompt %}### assistant:\n"
+    "### I think of nothing.\n\n### I think of nothing.\n\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize("views", [improve, gap])
+def test_what_asks_for_a_response_is_not_cut_from_the_reference(views):
+    """Without it as many tokens of the reference are lost as the request is longer than the header
+    of an answer."""
+    tokenizer, long = tokenizer_of("llama3"), record(prompt="Name a colour. " * 40)
+    short = encoded([record(prompt="x")], views, 4000, THINKING).units[0].segments
+    for most in range(max(len(s.ids) for s in short) + 20, 0, -1):
+        found = encoded([long], views, most, THINKING)
+        if not found.units:
+            assert found.counts == {"reference and response too long": 1}
+            break
+        kept = found.units[0].segments
+    assert any(s.trimmed for s in kept)
+    for before, segment in zip(views(long), kept):
+        reference = before.prompt[-2].content
+        text = tokenizer.hf.decode(segment.ids.tolist())
+        assert f"### assistant:\n{reference}\n\n### user:\n{IMPROVE_REQUEST}" in text
 
 
 @pytest.mark.parametrize("views", [improve, gap])

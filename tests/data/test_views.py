@@ -13,6 +13,8 @@ from lfjax.data.views import (
     Role,
     best_and_worst,
     critique,
+    gap,
+    improve,
     pair,
     refine,
     refine_request,
@@ -99,6 +101,19 @@ def test_record_that_lacks_what_a_view_needs(view, changes, said):
     """Without it a record is shown with a hole in it, or fails where nobody can tell which one."""
     with pytest.raises(RecordError, match=rf"record 'r' of test: {said}"):
         view(replace(RECORD, **changes))
+
+
+@pytest.mark.parametrize("view", [improve, gap])
+@pytest.mark.parametrize("better, worse", [("Blue.", ""), ("Blue.", " \n"), ("", "Seven.")])
+def test_nothing_is_no_response(view, better, worse):
+    """Without it an improver learns to write a better answer than none, and a gap reward that any
+    text is better."""
+    record = candidates((better, None, True), (worse, None, False))
+    with pytest.raises(RecordError, match="test: one of the two responses"):
+        view(record)
+    how = dict(max_tokens=600, row_tokens=4000, on_error="skip")
+    found = encode_records([record], view, tokenizer_of("gpt2"), template_text("alpaca"), **how)
+    assert not found.units and found.left_out == {0: "malformed"} and len(found.skipped) == 1
 
 
 @pytest.mark.parametrize("kind", KINDS)

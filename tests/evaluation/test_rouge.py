@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lfjax.errors import UserError
-from lfjax.evaluation.rouge import KINDS, rouge
+from lfjax.evaluation.rouge import KINDS, rouge, rouge_l
 
 
 def test_by_hand():
@@ -25,6 +25,18 @@ def test_sentences_of_lsum_are_lines():
     pytest.importorskip("rouge_score")
     found = rouge(["b c\na d"], ["a d\nb c"])
     np.testing.assert_allclose([found["rougeL"][0], found["rougeLsum"][0]], [0.5, 1.0])
+
+
+def test_rouge_l_without_the_package():
+    """Without it the monitor of RL counts something else than ROUGE-L, or too much near the ends of
+    a text."""
+    pytest.importorskip("rouge_score")
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(list("abcd"), n)) for n in (1, 2, 3, 7, 40, 70, 130, 64)]
+    pairs = [(a, b) for a in texts for b in texts]
+    expected = rouge(*zip(*pairs))["rougeL"]
+    np.testing.assert_allclose([rouge_l(a, b) for a, b in pairs], expected, atol=1e-12)
+    assert rouge_l("", "a") == rouge_l("a", " ") == rouge_l("", "") == 0
 
 
 def test_the_package_is_absent(monkeypatch):

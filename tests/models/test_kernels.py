@@ -4,6 +4,7 @@ packed or not, on a mesh too."""
 import subprocess
 import sys
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -127,6 +128,33 @@ def test_auto_is_the_kernel_of_the_platform(platform, kernel, monkeypatch):
     assert attention_of("auto", small()).args[0] is KERNELS[kernel]
     windowed = attention_of("auto", small(windows=(5, 0)))
     assert isinstance(windowed, partial) == (platform == "tpu")  # triton has no windows
+
+
+@pytest.mark.parametrize(
+    "capabilities, fits",
+    [(("7.5",), False), (("8.0",), True), (("10.0", "9.0"), True), (("8.6", "7.0"), False)],
+)
+def test_gpus_that_triton_is_not_made_for(capabilities, fits, monkeypatch):
+    """Without it, every run on a T4 ends in an error of the compiler, although nobody asked for the
+    kernel; and versions must not be compared as texts."""
+    devices = [SimpleNamespace(compute_capability=c) for c in capabilities]
+    monkeypatch.setattr("lfjax.models.kernels.platform", lambda: "gpu")
+    monkeypatch.setattr(jax, "devices", lambda: devices)
+    if fits:
+        for name in ("auto", "triton"):
+            assert attention_of(name, small()).args[0] is KERNELS["triton"]
+        return
+    assert attention_of("auto", small()) is attention
+    with pytest.raises(UserError, match=r"triton needs GPUs.* 8\.0 or newer, this is 7\.[05]"):
+        attention_of("triton", small())
+
+
+def test_gpus_without_such_a_number(monkeypatch):
+    """AMD's are named `gfx942`: nothing is known against them."""
+    device = SimpleNamespace(compute_capability="gfx942")
+    monkeypatch.setattr("lfjax.models.kernels.platform", lambda: "gpu")
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    assert attention_of("auto", small()).args[0] is KERNELS["triton"]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The notebooks run from the first cell to the last, as their readers would run them."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,17 @@ def test_saved_without_outputs():
     for path in NOTEBOOKS.glob("*.ipynb"):
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells), path
+
+
+@pytest.mark.parametrize("name", sorted(p.name for p in NOTEBOOKS.glob("*.ipynb")))
+def test_doors_come_before_devices(name):
+    """Without it a door finds the TPU taken by the notebook's own process, or most of a GPU's
+    memory."""
+    cells = json.loads((NOTEBOOKS / name).read_text(encoding="utf-8"))["cells"]
+    codes = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
+    starts = [i for i, code in enumerate(codes) if re.search(r"^(import|from) jax\b", code, re.M)]
+    doors = [i for i, code in enumerate(codes) if re.search(r"^lfjax_run\(|Popen\(", code, re.M)]
+    assert max(doors, default=-1) < min(starts, default=len(codes))
 
 
 SETUP = """

@@ -2,21 +2,26 @@
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
-from lfjax.data.records import Feedback, Message, Record
+from lfjax.data.records import Candidate, Feedback, Message, Record
+from lfjax.data.templates import template_text
 from lfjax.errors import UserError
 from lfjax.stages.monitors import (
     agreement,
     alarm,
     bands,
+    gap_length,
     of_gaps,
     of_policy,
+    of_rewards,
     of_texts,
     similarity,
     trend,
 )
 from lfjax.stages.rewards import Source, filled, score_of, total, values_of
-from lfjax.stages.rollouts import Draw, Kept, Rollout, Task
+from lfjax.stages.rollouts import Draw, Kept, Rollout, Task, make_tasks
+from tests.data.tokenizers_of import tokenizer_of
 
 
 def rollout(text="a b", finish="stop", reference=None, name="r"):
@@ -79,6 +84,21 @@ def test_what_a_source_is_shown():
 
 
 # --- rollouts ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("empty", ["", " \n"])
+def test_nothing_is_not_improved(empty):
+    """Without it a policy is rewarded for whatever is better than no response."""
+    asked = (Message("user", "say"),)
+    sides = Candidate("yes", preferred=True), Candidate(empty, preferred=False)
+    pair, draft = Record("p", "t", asked, candidates=sides), Record("d", "t", asked, empty or " ")
+    how = dict(max_reference_tokens=8, max_new_tokens=8, max_tokens=400, data={"on_error": "stop"})
+    given = tokenizer_of("gpt2"), template_text("alpaca")
+    for record, reference in ((pair, ("rejected", "chosen")), (draft, ("response",))):
+        c = ConfigDict(how | dict(reference=reference))
+        tasks, counts, skipped = make_tasks([record], *given, c)
+        assert counts["references empty"] == 1 and not skipped
+        assert [t.reference for t in tasks] == ["yes"] * (record is pair)
 
 
 def test_every_epoch_in_an_order_of_its_own():
@@ -197,6 +217,39 @@ def test_copies():
     assert found["similarity"] == pytest.approx((1 + 2 / 3) / 2)
     assert similarity("a b", "c d") == 0
     assert "copied" not in of_texts([rollout()])
+
+
+def test_common_words():
+    """ROUGE-L of improvements alone: without it nobody sees copies that were moved around."""
+    texts = [rollout("a b x c", reference="a b c"), rollout("c a b", reference="a b c")]
+    assert of_texts(texts)["rouge_l"] == pytest.approx((6 / 7 + 2 / 3) / 2)
+    assert "rouge_l" not in of_texts([rollout()])
+
+
+def test_unique():
+    """Without it a policy that always says the same is seen only by its entropy. Two prompts may
+    have the same answer; spaces around one make no other."""
+    first, second = rollout("a", name="1").task, rollout("a", name="2").task
+    said = [(first, "a"), (first, " a\n"), (first, "b"), (second, "a")]
+    found = of_texts([Rollout(task, [5], [-0.1], text, "stop") for task, text in said])
+    assert found["unique"] == 3 / 4
+
+
+def test_gaps_that_follow_lengths():
+    """Of responses that could be read, not of the value that an empty one is given."""
+    words = ((1, 3), (4, 2), (2, 5))
+    rollouts = [rollout("word " * n, reference="word " * m) for n, m in words]
+    rollouts.append(rollout(" ", reference="word"))
+    gaps = np.array([[-2.0, 2.0], [-3.0, 99.0]])
+    assert gap_length(rollouts, gaps) == pytest.approx(1)
+    assert gap_length(rollouts, -gaps) == pytest.approx(-1)
+    gaps[0, 0] = np.nan  # too long for the reward
+    assert gap_length(rollouts, gaps) == pytest.approx(1)
+    source = Source("gap", 1.0, lambda records: np.zeros(len(records)), (-1.0, 1.0), True)
+    logged = of_rewards(rollouts, {"gap": gaps}, np.zeros((2, 2)), [source])
+    assert logged["gap_length"] == pytest.approx(1)
+    rule = Source("rule", 1.0, source.values)
+    assert "gap_length" not in of_rewards(rollouts, {"rule": gaps}, np.zeros((2, 2)), [rule])
 
 
 def test_sampler_and_trainer():

@@ -66,6 +66,39 @@ def test_a_judge_is_missed_before_anything_is_trained(tmp_path, stories):
     assert not (tmp_path / "w" / "folds").exists()
 
 
+def test_a_judge_that_comes_too_late(tmp_path, stories):
+    """Without it there is an AttributeError: who answers has no place in this recipe any more."""
+    row = {"prompt": "Name a colour.", "chosen": "It is blue.", "rejected": "Seven."}
+    data = write_jsonl(tmp_path / "pairs.jsonl", [row])
+    flags = (f"--config.data.path={data}", f"--config.model.path={stories}")
+    flags += ("--config.stages.hard.monitor.monitor.judge=score",)
+    run = run_main(tmp_path / "w", *flags, config="configs/pit.py:stories260k", quick=False)
+    assert run.returncode == 2 and "Traceback" not in run.stderr
+    assert "reward 'monitor': judge=score came too late" in run.stderr
+    assert "_monitored" in run.stderr and not (tmp_path / "w" / "folds").exists()
+
+
+@pytest.mark.parametrize("variant", ["custom", "hh_7b", "summarize_7b"])
+def test_a_judge_may_watch(variant):
+    """The one that compares, at every tenth step, and nothing else is changed. Without it nobody
+    tells on real data that the gap reward is wrong."""
+    c = config(f"{variant}_monitored")
+    if variant == "custom":
+        c.judge.update(url="http://served", model="judge")
+    for name in ("easy", "hard"):
+        stage = c.stages[name]
+        judge = stage.monitor.monitor
+        assert (judge.judge, stage.monitor_steps) == ("score", 10)
+        asked = c.stages.compare.endpoint
+        assert (judge.endpoint.url, judge.endpoint.model) == (asked.url, asked.model)
+        assert asked.url and "reward/monitor" not in STAGES["rl"][1](stage)
+    assert not c.stages.policy_rl.monitor.monitor.judge
+    plain, watched = (config(v).stages for v in (variant, f"{variant}_monitored"))
+    for name in ("policy_rl", "easy", "hard"):
+        watched[name].monitor, watched[name].monitor_steps = plain[name].monitor, 1
+    assert watched.to_dict() == plain.to_dict()
+
+
 @pytest.mark.slow
 def test_smoke(tmp_path):
     run = run_main(tmp_path, config="configs/claims_pit.py:smoke", quick=False)

@@ -3,21 +3,30 @@ and scores that depend on the text alone."""
 
 import json
 import shutil
+from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh
 from safetensors.numpy import load_file, save_file
 
-from lfjax.data.records import Message, Record
+from lfjax.data.records import Candidate, Message, Record
+from lfjax.data.rows import Rows, encode_records, place
+from lfjax.data.views import GAPS, IMPROVE_REQUEST
 from lfjax.errors import UserError
+from lfjax.methods.gap import METHOD, pairings
+from lfjax.models.config import ModelConfig, read_hf_config
+from lfjax.models.decoder import Decoder
+from lfjax.models.scalar import score_fn
 from lfjax.sharding import AXES, make_mesh
 from lfjax.stages.scoring import load_scorer
 from tests.conftest import ROOT, write_jsonl
 from tests.stages.conftest import run_main
 
 DEMO = ROOT / "lfjax" / "lab" / "demo"
+FOODS = ("seeds", "fish", "roots")
 ANIMALS = ("fox", "hare", "owl", "bear", "wolf", "otter")
 GOOD, BAD = "The {} is brown, eats {} and sleeps in a nest.", "The {} is yellow and eats {}."
 
@@ -31,7 +40,7 @@ def pairs(tmp_path_factory):
             "rejected": BAD.format(animal, food),
         }
         for animal in ANIMALS
-        for food in ("seeds", "fish", "roots")
+        for food in FOODS
     ]
     return write_jsonl(tmp_path_factory.mktemp("pairs") / "pairs.jsonl", rows)
 
@@ -89,6 +98,27 @@ def record(animal, response, refinement=None):
     )
 
 
+def compared(animal, food, exchanged=False):
+    """A pair, perhaps with the worse side called the better one."""
+    sides = (
+        Candidate(text.format(animal, food), preferred=preferred != exchanged)
+        for text, preferred in ((GOOD, True), (BAD, False))
+    )
+    return replace(record(animal, None), candidates=tuple(sides))
+
+
+def as_triples(scorer, records):
+    """(scores, rows), as in training, a record in each row."""
+    how = dict(max_tokens=128, row_tokens=512)
+    views = METHOD.views_of(METHOD.options)
+    encoded = encode_records(records, views, scorer.tokenizer, scorer.template, **how)
+    rows = Rows.empty(len(records), 512, 4)
+    for row, unit in enumerate(encoded.units):
+        place(rows, unit, row, 0, 1, "pair")
+    rows = jax.tree.map(jnp.asarray, rows)
+    return scorer.forward(scorer.params, rows), rows
+
+
 def test_reward_learns_the_preference(reward):
     rows = logged(reward)
     assert rows[0]["loss"] == pytest.approx(np.log(2), abs=1e-6)  # the head begins at zero
@@ -109,17 +139,37 @@ def test_gap_orders_its_four_pairings(gap):
     means = json.loads((gap / "hf" / "score.json").read_text())["means"]
     assert means["wl"] > max(means["ww"], means["ll"])
     assert min(means["ww"], means["ll"]) > means["lw"]
+    done = json.loads((gap / "done.json").read_text())
+    meaning = json.loads((gap / "hf" / "score.json").read_text())
+    assert -1 <= meaning["antisymmetry"] <= 1
+    assert done["headline"]["antisymmetry"] == meaning["antisymmetry"]
+
+
+def test_what_is_gained_one_way_is_lost_the_other():
+    """Of held-out pairs. Without it a gap reward that reads the candidate alone is calibrated like
+    one that compares."""
+    gain = np.array([1.0, 2.0, 4.0, 3.0])
+    kind = np.tile(GAPS, 4)
+
+    def antisymmetry(back):
+        zero = np.zeros(4)
+        scores = np.stack([gain, zero, zero, back], axis=-1).ravel()
+        return METHOD.calibrate(scores, kind, of="texts")["antisymmetry"]
+
+    assert antisymmetry(5 - gain) == pytest.approx(1)
+    assert antisymmetry(gain) == pytest.approx(-1)
+    assert antisymmetry(np.array([-1.0, -2.0, -3.0, -4.0])) == pytest.approx(0.8)
+    assert antisymmetry(np.zeros(4)) == 0  # it does not vary
 
 
 def test_what_was_trained_scores_the_same_when_it_is_read_again(gap, one_device):
     """Calibration ran on packed rows of the trainer, the scorer has one text a row."""
     meaning = json.loads((gap / "hf" / "score.json").read_text())
     scorer = load_scorer(str(gap / "hf"), one_device, policy=str(DEMO))
-    foods = ("seeds", "fish", "roots")
-    good = [record(a, GOOD.format(a, f), GOOD.format(a, f)) for a in ANIMALS for f in foods]
-    bad = [record(a, BAD.format(a, f), BAD.format(a, f)) for a in ANIMALS for f in foods]
-    better = [record(a, BAD.format(a, f), GOOD.format(a, f)) for a in ANIMALS for f in foods]
-    worse = [record(a, GOOD.format(a, f), BAD.format(a, f)) for a in ANIMALS for f in foods]
+    good = [record(a, GOOD.format(a, f), GOOD.format(a, f)) for a in ANIMALS for f in FOODS]
+    bad = [record(a, BAD.format(a, f), BAD.format(a, f)) for a in ANIMALS for f in FOODS]
+    better = [record(a, BAD.format(a, f), GOOD.format(a, f)) for a in ANIMALS for f in FOODS]
+    worse = [record(a, GOOD.format(a, f), BAD.format(a, f)) for a in ANIMALS for f in FOODS]
     same, gain, loss = scorer(good + bad), scorer(better), scorer(worse)
     assert gain.min() > np.abs(same).max() and loss.max() < 0
     for gaps, name in ((gain, "wl"), (loss, "lw")):  # all pairs against those held out
@@ -134,7 +184,7 @@ def test_transformers_loads_what_lies_beside_the_head(reward):
 
 
 def test_a_score_depends_on_its_text_alone(reward, one_device):
-    """Alone, among longer texts, on several devices, in bfloat16."""
+    """Alone, among longer texts, on several devices."""
     scorer = load_scorer(str(reward / "hf"), one_device)
     records = [record(a, GOOD.format(a, "seeds " * n)) for n, a in enumerate(ANIMALS, 1)]
     together = scorer(records)
@@ -142,8 +192,84 @@ def test_a_score_depends_on_its_text_alone(reward, one_device):
     np.testing.assert_allclose(together, alone, atol=1e-5)
     wide = load_scorer(str(reward / "hf"), make_mesh({"data": 2, "fsdp": 4}))
     np.testing.assert_allclose(wide(records), alone, atol=1e-5)
-    half = load_scorer(str(reward / "hf"), one_device, dtype="bfloat16")
-    np.testing.assert_allclose(half(records), alone, atol=0.02 * scorer.spread + 1e-2)
+
+
+@pytest.mark.parametrize("name", ["reward", "gap"])
+def test_a_trunk_in_bfloat16(name, one_device, request):
+    """Without it a reward in bfloat16 may be another one, or its head may round, too.
+
+    Scores are within 1e-3 of float32 in the mean over texts (measured: 0.0004 of the reward, 0.0008
+    of the gap), not text by text: bfloat16 keeps 8 bits, so that one number of size 1 alone is
+    rounded by up to 0.002, and scores reach 1.7. Of one text they are within 2⁻⁸ of the spread of
+    scores (measured: 0.0011 and 0.0027, which are 0.0008 and 0.0028 spreads).
+    """
+    path = str(request.getfixturevalue(name) / "hf")
+    whole = load_scorer(path, one_device)
+    half = load_scorer(path, one_device, dtype="bfloat16")
+    sides = [(GOOD.format(a, f), BAD.format(a, f)) for a in ANIMALS for f in FOODS]
+    if name == "reward":
+        records = [record("fox", text) for pair in sides for text in pair]
+    else:
+        records = [record("fox", old, new) for pair in sides for new in pair for old in pair]
+    apart = np.abs(half(records) - whole(records))
+    assert 0 < apart.mean() < 1e-3
+    assert apart.max() < 2**-8 * whole.spread
+
+
+def test_the_head_is_float32_on_a_trunk_in_bfloat16(gap, one_device):
+    """Without it a score has the 8 bits of the states that it is read from: good and better answers
+    get the same."""
+    scorer = load_scorer(str(gap / "hf"), one_device, dtype="bfloat16")
+    _, rows = as_triples(scorer, [compared("fox", "fish")])
+    params, head = scorer.params
+    decoder = Decoder(ModelConfig.from_hf(read_hf_config(str(gap / "hf")), "gap"), "bfloat16")
+    states, _ = decoder.apply({"params": params}, rows.tokens, rows.positions, rows.segment)
+    assert states.dtype == jnp.bfloat16
+    last = np.asarray(states[0, rows.score_at[0]], np.float64)
+    exact = last @ np.asarray(head["kernel"], np.float64)
+    found = np.asarray(score_fn(decoder)(params, head, rows))[0]
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, exact, atol=1e-5)
+
+
+def test_exchanged_sides_of_what_was_learned(gap, one_device):
+    """The better response called the worse one, in the data: pairings change places, and a trained
+    gap reward loses. Without it a view may show one side in both places, or which one is better may
+    be told by where it stands."""
+    scorer = load_scorer(str(gap / "hf"), one_device)
+    given = [(a, f) for a in ANIMALS for f in FOODS]
+    losses = {}
+    for exchanged in (False, True):
+        triples = [compared(a, f, exchanged) for a, f in given]
+        scores, rows = as_triples(scorer, triples)
+        total, told = METHOD.loss(scores, rows, **METHOD.options)
+        losses[exchanged] = float(total.sum / total.weight), told
+        found = np.asarray(pairings(scores, rows))[:, 0]
+        before = found if not exchanged else before
+    np.testing.assert_allclose(found, before[:, ::-1], atol=1e-5)  # wl and lw, ww and ll
+    (right, _), (wrong, told) = losses[False], losses[True]
+    assert right < 5 * np.log(2) < wrong
+    assert float(told["accuracy"].sum) == 0
+
+
+def test_a_reference_is_not_cut_for_what_asks_for_a_response(gap, one_device):
+    """As in training (tests/data/test_gap_views.py): without it the reward compares with the rest
+    of a reference."""
+    ask = "{% if add_generation_prompt %}" + "seeds " * 20 + "{% endif %}"
+    template = "{% for m in messages %}{{ m['content'] }} {% endfor %}" + ask
+    scorer = replace(load_scorer(str(gap / "hf"), one_device), template=template)
+    good, bad = GOOD.format("fox", "fish"), BAD.format("fox", "fish")
+    told = scorer.tokenizer.encode(f"{bad} {IMPROVE_REQUEST}")
+    (whole, _), *_ = scorer._texts(record("fox", bad, good))
+    for most in range(len(whole.ids), 0, -1):
+        meaning = scorer.meaning | {"max_tokens": most}
+        ((fitted, _),) = replace(scorer, meaning=meaning)._texts(record("fox", bad, good))
+        if fitted is None:
+            break
+        kept = fitted
+    assert kept.trimmed
+    ids = kept.ids.tolist()
+    assert any(ids[i : i + len(told)] == told for i in range(len(ids)))
 
 
 def test_a_difference_of_rewards(pairs, tmp_path, one_device):
@@ -152,6 +278,7 @@ def test_a_difference_of_rewards(pairs, tmp_path, one_device):
     assert logged(tmp_path / "gap")[0]["loss"] == pytest.approx(5 * np.log(2), abs=1e-6)
     scorer = load_scorer(str(tmp_path / "gap" / "hf"), one_device)
     assert scorer.kind == "difference" and scorer.meaning["offset"] == 0
+    assert scorer.meaning["antisymmetry"] == pytest.approx(1)
     good, bad = GOOD.format("fox", "fish"), BAD.format("fox", "fish")
     gain, loss, same = scorer(
         [record("fox", bad, good), record("fox", good, bad), record("fox", good, good)]
