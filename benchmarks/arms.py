@@ -95,8 +95,8 @@ def cost(run: Run, name: str) -> tuple[float, float, float]:
 
 def generated(headline: dict[str, float], c: dict[str, float]) -> tuple[float, float]:
     """Tokens of a stage's answers and of what they answer, as if none had been stored."""
-    if not c["asked"]:
-        return headline["records"] * headline["mean_tokens"], 0.0
+    if not c["asked"]:  # all were stored: what is not known of a repetition is the others' mean
+        return headline.get("records", np.nan) * headline.get("mean_tokens", np.nan), 0.0
     questions = headline["judged"] + headline["missing"] if "judged" in headline else c["asked"]
     if "answers" in headline:
         questions = headline["answers"] * (2 if "refined" in headline else 1)
@@ -145,7 +145,7 @@ def main() -> None:
         "|---" * (1 + len(COLUMNS) + len(tiers)) + "|",
     ]
     for name, own in results["systems"].items():
-        numbers = np.mean([row(run, path, prompts) for path in files[name]], axis=0)
+        numbers = np.nanmean([row(run, path, prompts) for path in files[name]], axis=0)
         cells = [f"{n:,.0f}" for n in numbers] + [f"{own['table'][t]:.3f}" for t in tiers]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     write_atomic(args.out, "\n".join(lines) + "\n")
