@@ -9,7 +9,7 @@ the system; generated for them to learn from; and generated for an answer. GFLOP
 learning (forward and backward, attention included; in RL also of rollouts and their two forward
 passes), a third of a step's more for the pass of DPO's reference and of RL's reward, and two a
 parameter and token for what was generated besides, prompts included. An answer that was taken from
-the store of answers counts as one that was generated.
+the store of answers counts as one that was generated. A critic's own words are not counted.
 """
 
 import argparse
@@ -95,8 +95,9 @@ def cost(run: Run, name: str) -> tuple[float, float, float]:
 
 def generated(headline: dict[str, float], c: dict[str, float]) -> tuple[float, float]:
     """Tokens of a stage's answers and of what they answer, as if none had been stored."""
-    if not c["asked"]:  # all were stored: what is not known of a repetition is the others' mean
-        return headline.get("records", np.nan) * headline.get("mean_tokens", np.nan), 0.0
+    if not c["asked"]:  # all were: what cannot be known of a repetition is the others' mean
+        known = "mean_tokens" in headline and "refined" not in headline
+        return headline["records"] * headline["mean_tokens"] if known else np.nan, 0.0
     questions = headline["judged"] + headline["missing"] if "judged" in headline else c["asked"]
     if "answers" in headline:
         questions = headline["answers"] * (2 if "refined" in headline else 1)
@@ -105,20 +106,39 @@ def generated(headline: dict[str, float], c: dict[str, float]) -> tuple[float, f
     return tuple(c[name] * questions / c["asked"] for name in ("tokens", "prompt_tokens"))
 
 
-def row(run: Run, path: str, prompts: int) -> tuple[float, ...]:
+def spent(run: Run, answering: list[str], output: str, first: bool) -> float:
+    """Tokens that are generated for an answer to every prompt, of stages from the last one back.
+
+    Args:
+      output: file of the last stage; of several steps as many as it is of are counted.
+      first: of a model that refines its answers its first answers are meant.
+    """
+    total, samples = 0.0, 0
+    for name in answering:
+        done, config = (read(run.workdir / name / f"{f}.json") for f in ("done", "stage"))
+        config, headline = config["config"], done["headline"]
+        tokens = cost(run, name)[1]
+        if first and "refined" in headline:
+            tokens = headline["answers"] * headline["mean_tokens"]
+        if samples and config.get("samples"):
+            tokens *= samples / config["samples"]
+        samples = samples or config.get("options", {}).get("samples", 0)
+        steps = [o["path"] for o in done["outputs"].values()]
+        if name == answering[0] and output in steps:
+            tokens *= (steps.index(output) + 1) / len(steps)
+        total += tokens
+    return total
+
+
+def row(run: Run, path: str, prompts: int, first: bool) -> tuple[float, ...]:
     """`COLUMNS` of one repetition's system."""
     name, output = run.stage(path)
-    steps = [o["path"] for o in read(run.workdir / name / "done.json")["outputs"].values()]
     answering = list(chain(run, name))
     learning: set[str] = set()
     for stage in answering:
         learned_from(run, stage, learning)
     tokens, sampled, flops = np.sum([cost(run, n) for n in learning] or [(0, 0, 0)], axis=0)
-    # Of a stage of several steps, as many as this output is of.
-    first = (steps.index(output) + 1) / len(steps) if output in steps else 1.0
-    shares = [first, *(1.0 for _ in answering[1:])]
-    spent = sum(s * cost(run, n)[1] for s, n in zip(shares, answering))
-    return tokens, flops / 1e9, sampled, spent / prompts
+    return tokens, flops / 1e9, sampled, spent(run, answering, output, first) / prompts
 
 
 def main() -> None:
@@ -132,6 +152,7 @@ def main() -> None:
     args = parser.parse_args()
     run = Run(args.workdir.absolute(), args.apart)
     results = read(run.workdir / args.evaluation / "results.json")
+    config = read(run.workdir / args.evaluation / "stage.json")["config"]
     prompts = results["prompts"] // results["seeds"]
     files = defaultdict(list)
     for role, given in read(run.workdir / args.evaluation / "done.json")["inputs"].items():
@@ -145,7 +166,9 @@ def main() -> None:
         "|---" * (1 + len(COLUMNS) + len(tiers)) + "|",
     ]
     for name, own in results["systems"].items():
-        numbers = np.nanmean([row(run, path, prompts) for path in files[name]], axis=0)
+        field = config["systems"][name].get("field", config["field"])
+        rows = [row(run, path, prompts, field == "response") for path in files[name]]
+        numbers = np.nanmean(rows, axis=0)
         cells = [f"{n:,.0f}" for n in numbers] + [f"{own['table'][t]:.3f}" for t in tiers]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     write_atomic(args.out, "\n".join(lines) + "\n")

@@ -23,6 +23,7 @@ CURVES = {  # figure -> its axis, and curves of systems by their places on it
         {
             "refined": {"few": 0.1, "half": 0.5, "stage1": 1.0},
             "first answer": {"few_first": 0.1, "half_first": 0.5, "stage1_first": 1.0},
+            "after stage 2": {"stage2_few": 0.1, "stage2_half": 0.5, "stage2": 1.0},
         },
     ),
     "scores": (
