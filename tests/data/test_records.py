@@ -1,11 +1,11 @@
 """Records: what is accepted, what is refused and how the refusal reads."""
 
-import copy
 import json
 
 import pytest
 
 from lfjax.data.records import Feedback, Message, Record, RecordError
+from tests.data.public_rows import changed
 
 FULL = {
     "id": "r1",
@@ -39,21 +39,6 @@ FULL = {
     "meta": {"nested": {"list": [1, None, "x"]}},
 }
 SMALL = {"id": "a", "source": "s", "prompt": [{"role": "user", "content": "x"}]}
-ABSENT = object()
-
-
-def changed(path, value):
-    """FULL with one place of it replaced, or removed."""
-    obj = copy.deepcopy(FULL)
-    *steps, last = path
-    inner = obj
-    for step in steps:
-        inner = inner[step]
-    if value is ABSENT:
-        del inner[last]
-    else:
-        inner[last] = value
-    return obj
 
 
 @pytest.mark.parametrize("obj", [FULL, SMALL], ids=["full", "small"])
@@ -75,7 +60,7 @@ def test_null_and_empty_fields_are_absent_ones():
 
 def test_whole_numbers_are_numbers():
     """Without it a score of 8 is an int where the rest of the program was promised a float."""
-    obj = changed(("feedback", 0, "score"), 8)
+    obj = changed(FULL, ("feedback", 0, "score"), 8)
     obj["feedback"][0]["scale"] = [1, 10]
     feedback = Record.from_json(obj).feedback[0]
     assert (feedback.score, feedback.scale) == (8.0, (1.0, 10.0))
@@ -85,21 +70,21 @@ def test_whole_numbers_are_numbers():
 @pytest.mark.parametrize(
     "path, value, said",
     [
-        (("id",), ABSENT, "field 'id' is missing"),
+        (("id",), KeyError, "field 'id' is missing"),
         (("id",), None, "field 'id' is missing"),
         (("id",), "", "field 'id' is empty"),
         (("id",), 3, "field 'id' is int, expected str"),
-        (("source",), ABSENT, "field 'source' is missing"),
+        (("source",), KeyError, "field 'source' is missing"),
         (("source",), ["s"], "field 'source' is list, expected str"),
-        (("prompt",), ABSENT, "'prompt' must be a list of messages that ends with a user's"),
+        (("prompt",), KeyError, "'prompt' must be a list of messages that ends with a user's"),
         (("prompt",), [], "'prompt' must be a list of messages that ends with a user's"),
         (("prompt",), FULL["prompt"][:3], "ends with a user's"),
         (("prompt",), "Hello", "field 'prompt' is str, expected list"),
         (("prompt",), {}, "field 'prompt' is dict, expected list"),
         (("prompt", 1), "Hello", "prompt[1]: found str, expected an object"),
         (("prompt", 1, "role"), "robot", "prompt[1]: field 'role' is 'robot', expected one of"),
-        (("prompt", 1, "role"), ABSENT, "prompt[1]: field 'role' is missing"),
-        (("prompt", 1, "content"), ABSENT, "prompt[1]: field 'content' is missing"),
+        (("prompt", 1, "role"), KeyError, "prompt[1]: field 'role' is missing"),
+        (("prompt", 1, "content"), KeyError, "prompt[1]: field 'content' is missing"),
         (("prompt", 1, "content"), [], "prompt[1]: field 'content' is list, expected str"),
         (("prompt", 1, "rol"), "x", "prompt[1]: unknown field 'rol'. Did you mean 'role'?"),
         (("response",), " \n", "field 'response' is empty"),
@@ -109,9 +94,9 @@ def test_whole_numbers_are_numbers():
         (("refinement",), [], "field 'refinement' is list, expected str"),
         (("feedback",), "good", "field 'feedback' is str, expected list"),
         (("feedback", 1), None, "feedback[1]: found NoneType, expected an object"),
-        (("feedback", 0, "text"), ABSENT, "feedback[0]: field 'text' is missing"),
+        (("feedback", 0, "text"), KeyError, "feedback[0]: field 'text' is missing"),
         (("feedback", 0, "text"), 1, "feedback[0]: field 'text' is int"),
-        (("feedback", 0, "polarity"), ABSENT, "feedback[0]: field 'polarity' is missing"),
+        (("feedback", 0, "polarity"), KeyError, "feedback[0]: field 'polarity' is missing"),
         (("feedback", 0, "polarity"), "bad", "expected one of positive, negative, mixed"),
         (("feedback", 0, "score"), "8", "feedback[0]: field 'score' is str"),
         (("feedback", 0, "score"), True, "feedback[0]: field 'score' is bool"),
@@ -129,7 +114,7 @@ def test_whole_numbers_are_numbers():
         (("feedback", 0, "author"), 1, "feedback[0]: field 'author' is int"),
         (("feedback", 0, "polarty"), "x", "'polarty'. Did you mean 'polarity'?"),
         (("candidates",), "Red", "field 'candidates' is str, expected list"),
-        (("candidates", 0, "text"), ABSENT, "candidates[0]: field 'text' is missing"),
+        (("candidates", 0, "text"), KeyError, "candidates[0]: field 'text' is missing"),
         (("candidates", 0, "model"), 1, "candidates[0]: field 'model' is int"),
         (("candidates", 0, "score"), "3", "candidates[0]: field 'score' is str"),
         (("candidates", 0, "preferred"), 1, "candidates[0]: field 'preferred' is int"),
@@ -142,7 +127,7 @@ def test_whole_numbers_are_numbers():
 def test_malformed_field_is_named_with_its_place(path, value, said):
     """Without it a bad file is learned from, or fails later where nobody can tell which line."""
     with pytest.raises(RecordError) as error:
-        Record.from_json(changed(path, value), "f.jsonl:7")
+        Record.from_json(changed(FULL, path, value), "f.jsonl:7")
     assert str(error.value).startswith("f.jsonl:7: ")
     assert said in str(error.value)
 
