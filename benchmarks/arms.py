@@ -38,6 +38,12 @@ class Run:
     workdir: Path
     apart: str
 
+    def before(self, name: str) -> Iterator[tuple[str, str]]:
+        """(role, stage) of what a stage read from others."""
+        for role, given in read(self.workdir / name / "done.json")["inputs"].items():
+            if found := self.stage(given["path"]):
+                yield role, found[0]
+
     def stage(self, path: str) -> tuple[str, str] | None:
         """The stage that wrote a file, and its output; None for what no stage wrote. (A repetition
         may have been run in another workdir.)"""
@@ -56,26 +62,20 @@ def read(path: Path) -> dict[str, Any]:
 def chain(run: Run, name: str) -> Iterator[str]:
     """The stages that an answer goes through, the last one first."""
     yield name
-    for role, given in read(run.workdir / name / "done.json")["inputs"].items():
-        if role.startswith("data") and (before := run.stage(given["path"])):
-            yield from chain(run, before[0])
+    for role, before in run.before(name):
+        if role.startswith("data"):
+            yield from chain(run, before)
 
 
-def learned_from(run: Run, name: str, found: set[str]) -> None:
-    """Adds all stages that lead to a stage's models, and those themselves."""
-    for role, given in read(run.workdir / name / "done.json")["inputs"].items():
-        before = run.stage(given["path"])
-        if before and before[0] not in found and not role.startswith("data"):
-            found.add(before[0])
-            with_all_before(run, before[0], found)
+def leading_to(run: Run, name: str) -> set[str]:
+    """A stage and all that lead to it."""
+    return {name}.union(*(leading_to(run, before) for _, before in run.before(name)))
 
 
-def with_all_before(run: Run, name: str, found: set[str]) -> None:
-    for given in read(run.workdir / name / "done.json")["inputs"].values():
-        before = run.stage(given["path"])
-        if before and before[0] not in found:
-            found.add(before[0])
-            with_all_before(run, before[0], found)
+def learned_from(run: Run, name: str) -> set[str]:
+    """The stages that lead to a stage's models, and those themselves."""
+    models = (before for role, before in run.before(name) if not role.startswith("data"))
+    return set().union(*(leading_to(run, model) for model in models))
 
 
 def cost(run: Run, name: str) -> tuple[float, float, float]:
@@ -134,9 +134,7 @@ def row(run: Run, path: str, prompts: int, first: bool) -> tuple[float, ...]:
     """`COLUMNS` of one repetition's system."""
     name, output = run.stage(path)
     answering = list(chain(run, name))
-    learning: set[str] = set()
-    for stage in answering:
-        learned_from(run, stage, learning)
+    learning = set().union(*(learned_from(run, stage) for stage in answering))
     tokens, sampled, flops = np.sum([cost(run, n) for n in learning] or [(0, 0, 0)], axis=0)
     return tokens, flops / 1e9, sampled, spent(run, answering, output, first) / prompts
 

@@ -44,7 +44,7 @@ from lfjax.recipe import (
     train,
     with_settings,
 )
-from lfjax.recipe.improving import inference, led_astray
+from lfjax.recipe.improving import BEST_AT, inference, led_astray
 
 WATCHED = ("by_improver", "by_easy", "by_hard_alone", "by_hard_1")
 TEMPERATURES = (0.2, 0.4, 0.6, 0.8, 1.0)
@@ -191,7 +191,7 @@ def lab(
     tests = of_stage(c.data, "world/test")
     how = dict(improvers=("improver", "easy", "hard_alone", "hard"), temperatures=TEMPERATURES)
     tried, systems = inference(c, tests, answers, **how)
-    tried |= led_astray(c, answers, "strangers", "hard_astray")
+    tried |= led_astray(c, "original", "hard", answers, ("strangers", "hard_astray"))
     systems["hard_astray"] = "hard_astray"
     names = list(trained)
     cut = names.index("reward")
@@ -214,14 +214,13 @@ def lab(
 def gated(c: ConfigDict, tests: ConfigDict, answers: dict[str, Any]) -> dict[str, ConfigDict]:
     """Before any RL: does the improver use what it is to improve? Its improvements of the policy's
     drafts against those that it makes when it is shown the draft of another prompt."""
-    how = dict(init="improver", temperature=0.4, **answers)
+    how = dict(init="improver", temperature=BEST_AT["pit"], **answers)
     systems = dict(drafts="drafts", improved="improved", astray="astray")
     right = ("scores", "right", "mean")
     return {
         "drafts": generate(data=tests, init="policy", temperature=1.0, **answers),
-        "others": filter_("exchanged", data=of_stage(c.data, "drafts")),
         "improved": improve(data=of_stage(c.data, "drafts"), **how),
-        "astray": improve(data=of_stage(c.data, "others"), **how),
+        **led_astray(c, "drafts", "improver", answers, ("others", "astray")),
         "shown": evaluate(
             "truth", systems=systems, data=c.data, field="refinement", on_missing="empty"
         ),
@@ -252,7 +251,7 @@ def real(c: ConfigDict, *, evaluated: int, judge: dict, mode="judge", monitored=
     tests = of_stage(c.data, "folds/test")
     answers = settings["answers"]
     tried, systems = inference(c, tests, answers, temperatures=TEMPERATURES)
-    tried |= led_astray(c, answers, "others", "astray")
+    tried |= led_astray(c, "original", "hard", answers, ("others", "astray"))
     repeated = {n: path for n, path in systems.items() if "at_" not in n}
     varied = {n: path for n, path in systems.items() if n == "original" or n not in repeated}
     varied |= {n: systems[n] for n in ("by_hard_1", "self_refined_1")} | {"astray": "astray"}

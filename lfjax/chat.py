@@ -87,10 +87,10 @@ def main(argv) -> None:
 def converse(speaker, rules) -> None:
     """Answer what the user types, or the one prompt, until there is no more."""
     from lfjax.data.records import Message
-    from lfjax.data.self_refine import STOP, STOPS
+    from lfjax.data.self_refine import stop_of
 
     first = [Message("system", SYSTEM.value)] if SYSTEM.value else []
-    stop = (STOPS.get(LEAVE_OUT.value, STOP),) if SELF_REFINE.value else ()
+    stop = (stop_of(LEAVE_OUT.value),) if SELF_REFINE.value else ()
     said, turn, counts = list(first), 0, Counter()
     while True:
         text = PROMPT.value if PROMPT.value is not None else ask()
@@ -153,7 +153,7 @@ def refine(speaker, said, answer: str, counts: Counter) -> str:
 def criticized(speaker, said, answer: str):
     """What the model says of its answer, a `Critique`, or `Missing`. It has the room that the
     conversation leaves."""
-    from lfjax.data.self_refine import STOP, STOPS, begun
+    from lfjax.data.self_refine import begun, stop_of
     from lfjax.generation.rules import GREEDY
     from lfjax.judges.parsing import CUT_OFF, Missing, own_critique
 
@@ -163,7 +163,7 @@ def criticized(speaker, said, answer: str):
     room = TOKENS.value - len(request.ids)
     if room < 1:
         return Missing(f"max_tokens={TOKENS.value} leaves no room for it")
-    print(f"\n{STOPS.get(leave_out, STOP)}")
+    print(f"\n{stop_of(leave_out)}")
     limit = "refine_tokens" if most <= room else "max_tokens"
     text, finish = show(speaker, replace(request, max_new_tokens=min(most, room)), limit)
     ended = {"length": Missing(CUT_OFF), None: Missing("interrupted")}

@@ -72,7 +72,8 @@ def main(argv) -> None:
 
         def one_step(going):
             made = improving.BY[BY.value](going, ask, asker.name)
-            missing.update(reason for got in made.got for reason in got.missing.elements())
+            for got in made.got:
+                missing.update(got.missing)
             return made.records
 
         how = dict(steps=STEPS.value, gap=gap, similar=similarity)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from lfjax.data.records import Message
-from lfjax.data.self_refine import STOP, STOPS, begun, check_refines
+from lfjax.data.self_refine import begun, check_refines, stop_of
 from lfjax.data.templates import render_prompt, speaking, template_text
 from lfjax.data.tokenize import encode_pieces, load_tokenizer
 from lfjax.errors import UserError, nearest
@@ -181,8 +181,7 @@ class LfjaxLM(TemplateLM):
 
     def first_answers(self, requests: Sequence[Any]) -> list[str]:
         """What the model says before its feedback."""
-        heading = STOPS.get(self.leave_out, STOP)
-        changed = {"max_gen_toks": self.refine_tokens, "until": [heading]}
+        changed = {"max_gen_toks": self.refine_tokens, "until": [stop_of(self.leave_out)]}
         asked = [
             self.request(r.args[0], {**r.args[1], **changed}, index=i)
             for i, r in enumerate(requests)

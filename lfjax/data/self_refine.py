@@ -12,8 +12,6 @@ from lfjax.errors import UserError, nearest
 
 FEEDBACK_HEADING = "\n\n### Feedback\n"
 REFINEMENT_HEADING = "\n\n### Improved Response\n"
-STOP = "### Feedback"  # where a response ends, if the model goes on to its feedback
-STOPS = {"feedback": "### Improved Response"}  # the same of a model that learned to leave it out
 
 # What can be left out of the text. The ablations of the paper's table 6: a part of the feedback,
 # the feedback, or all but the refinement. A control: all of the feedback but its score (words).
@@ -88,13 +86,21 @@ def check_refines(leave_out: str) -> None:
 
 def begun(response: str, leave_out: str = "") -> tuple[str, ...]:
     """How the turn begins at inference, after a response: the heading is not left to the model."""
-    heading = REFINEMENT_HEADING if leave_out == "feedback" else FEEDBACK_HEADING
-    return (response.strip(), heading)
+    return (response.strip(), _after_response(leave_out))
+
+
+def stop_of(leave_out: str = "") -> str:
+    """Where a response ends, if the model goes on after it."""
+    return _after_response(leave_out).strip()
 
 
 def begun_with(response: str, feedback: str) -> tuple[str, ...]:
     """How the turn begins where the feedback is another one's."""
     return (response.strip(), FEEDBACK_HEADING, feedback.strip(), REFINEMENT_HEADING)
+
+
+def _after_response(leave_out: str) -> str:
+    return REFINEMENT_HEADING if leave_out == "feedback" else FEEDBACK_HEADING
 
 
 def _own(text: str) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Num
 
 from lfjax.evaluation import bootstrap
+from lfjax.evaluation.correlation import correlation
 from lfjax.evaluation.length_control import lc_noreg
 
 
@@ -49,7 +50,7 @@ def compare(
         "error_bound": number(1 / np.sqrt(len(v))) if len(v) else None,
         "characters": number(a.mean()) if len(v) else None,
         "other_characters": number(b.mean()) if len(v) else None,
-        "length_correlation": number(_correlation(v, a - b)),
+        "length_correlation": number(correlation(v, a - b, undefined=np.nan)),
         "lc_noreg": number(lc_noreg((v + 1) / 2, a, b)[0]),
         "notes": [],
     }
@@ -70,10 +71,3 @@ def number(value: float) -> float | None:
 
 def numbers(values: Sequence[float]) -> list[float | None]:
     return [number(v) for v in values]
-
-
-def _correlation(x: Float[np.ndarray, "p"], y: Float[np.ndarray, "p"]) -> float:
-    """Pearson's; NaN where one of them does not vary."""
-    if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return float("nan")
-    return float(np.corrcoef(x, y)[0, 1])

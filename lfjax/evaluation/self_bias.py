@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lfjax.evaluation.compare import number
+from lfjax.evaluation.correlation import correlation
 
 COLLAPSED = 0.6  # share of one score, above which scores tell little
 SCORES = range(1, 11)
@@ -49,13 +50,12 @@ def of_gains(
     longer), `gain_length_correlation` (Pearson's; None where one of the two does not vary).
     """
     gain, longer = after - before, new_lengths - lengths
-    vary = len(gain) > 1 and gain.std() > 0 and longer.std() > 0
     return {
         "gain": number(gain.mean()),
         "ties": number((gain == 0).mean()),
         "worse": number((gain < 0).mean()),
         "length_gap": number(longer.mean()),
-        "gain_length_correlation": number(np.corrcoef(gain, longer)[0, 1]) if vary else None,
+        "gain_length_correlation": number(correlation(gain, longer, undefined=np.nan)),
     }
 
 

@@ -125,7 +125,7 @@ def get_judge(kind: str, template: str = "", leave_out: str = "") -> Judge:
             raise UserError(
                 f"judge '{kind}': shows no question; it takes no template of one's own."
             )
-        if judge.enough:
+        if judge.enough:  # a score is what it reads, whatever else was left out
             return judge
         shown = partial(_own_turn, leave_out=leave_out)
         return replace(judge, shown=shown, read=partial(judge.read, leave_out=leave_out))

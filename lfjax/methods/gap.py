@@ -15,6 +15,7 @@ from lfjax.data.records import Record
 from lfjax.data.rows import Rows
 from lfjax.data.views import GAPS, Role, View
 from lfjax.errors import UserError
+from lfjax.evaluation.correlation import correlation
 from lfjax.losses import Total, at_pair, masked_mean
 from lfjax.losses.gap import COMPARISONS, comparisons, difference_gaps, gap_loss
 from lfjax.methods import reward
@@ -74,13 +75,11 @@ def calibrate(scores: Float[np.ndarray, "n"], kind: Int[np.ndarray, "n"], *, of:
     else:
         sides = (scores[kind == role] for role in (Role.CHOSEN, Role.REJECTED))
         gaps = np.asarray(difference_gaps(*map(jnp.asarray, sides)))
-    there, back = gaps[:, 0], -gaps[:, 3]
-    vary = there.std() > 0 and back.std() > 0
     return {
         "kind": "gap" if of == "texts" else "difference",
         "offset": float(gaps[:, 1:3].mean()),
         "spread": float(gaps.std()),
-        "antisymmetry": float(np.corrcoef(there, back)[0, 1]) if vary else 0.0,
+        "antisymmetry": correlation(gaps[:, 0], -gaps[:, 3]),
         "means": {name: float(gaps[:, i].mean()) for i, name in enumerate(NAMES)},
     }
 

@@ -49,10 +49,18 @@ def inference(
 
 
 def led_astray(
-    c: ConfigDict, answers: dict[str, Any], others: str, astray: str
+    c: ConfigDict, of: str, improver: str, answers: dict[str, Any], names: tuple[str, str]
 ) -> dict[str, ConfigDict]:
-    """Is what is improved used at all, after RL? Shown the response to another prompt, an improver
-    that does is worse. (The names are those of the two stages.)"""
-    shown = filter_("exchanged", data=of_stage(c.data, "original"))
-    how = dict(init="hard", temperature=BEST_AT["pit"], **answers)
-    return {others: shown, astray: improve(data=of_stage(c.data, others), **how)}
+    """Is what is improved used at all? Shown the response to another prompt, an improver that does
+    is worse.
+
+    Args:
+      of: stage of the responses.
+      names: of the stages that exchange and improve them.
+    """
+    others, astray = names
+    how = dict(init=improver, temperature=BEST_AT["pit"], **answers)
+    return {
+        others: filter_("exchanged", data=of_stage(c.data, of)),
+        astray: improve(data=of_stage(c.data, others), **how),
+    }

@@ -5,12 +5,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from lfjax.data.self_refine import stop_of
 from lfjax.recipe.blocks import of_stage
 from lfjax.recipe.collecting import filter_, generate, judge
 from lfjax.recipe.comparing import self_bias
 from lfjax.recipe.learning import train
 
-HEADINGS = ("### Feedback", "### Improved Response")  # an answer ends before its feedback
+HEADINGS = (stop_of(), stop_of("feedback"))  # an answer ends before its feedback
 
 
 def self_refinement(

@@ -122,9 +122,9 @@ def evaluate(stage: Stage) -> Result:
     tables = summary(trials, seed=stage.seed, resamples=c.resamples)
     results = {"mode": c.mode, **about, **left_out, **tables}
     for name, system in results["systems"].items():
-        kept = first_answers_kept([r for systems in loaded for r in systems[name]])
-        if field_of(c, name) == "refinement" and kept is not None:
-            system["fallbacks"] = kept
+        if field_of(c, name) == "refinement":
+            kept = first_answers_kept([r for systems in loaded for r in systems[name]])
+            system |= {} if kept is None else {"fallbacks": kept}
         if c.mode == "truth":
             system["table"] = truth_table(sides, name)
     files = write(stage, results, trials)

@@ -16,9 +16,10 @@ from jaxtyping import Float
 from lfjax.data.records import Feedback, Record, to_jsonl
 from lfjax.data.sources import load
 from lfjax.errors import UserError
+from lfjax.evaluation.correlation import correlation
 from lfjax.lab.oracle import parts_of, right_share
 from lfjax.stages.artifacts import Result, Stage
-from lfjax.stages.monitors import bands, correlation, similarity
+from lfjax.stages.monitors import bands, similarity
 from lfjax.stages.rollouts import turned
 from lfjax.stages.scoring import load_scorer
 from lfjax.training.logs import write_atomic

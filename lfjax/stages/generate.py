@@ -9,7 +9,7 @@ from lfjax.data.folds import prompt_key
 from lfjax.data.load import load_records, told
 from lfjax.data.mixture import data_inputs
 from lfjax.data.records import Record, to_jsonl
-from lfjax.data.self_refine import LEAVE_OUT, STOP, STOPS, begun, begun_with, feedback_text
+from lfjax.data.self_refine import LEAVE_OUT, begun, begun_with, feedback_text, stop_of
 from lfjax.data.sources import load
 from lfjax.data.views import after_response, need_judgment, need_response, refine_request
 from lfjax.errors import UserError, nearest
@@ -58,7 +58,7 @@ def generate(stage: Stage) -> Result:
     own_turn = c.asks == "self_refine" or c.layout == "self_refine"
     speaker = open_local(stage, c.data.template) if own_turn else None
     if c.asks == "self_refine":
-        asker = local_asker(stage, speaker, stop=(*c.stop, STOPS.get(c.leave_out, STOP)))
+        asker = local_asker(stage, speaker, stop=(*c.stop, stop_of(c.leave_out)))
     elif own_turn:
         asker = local_asker(stage, speaker)
     else:

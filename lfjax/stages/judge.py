@@ -9,7 +9,7 @@ from lfjax.data.filters import EXPECTED, EXPECTED_REFINED
 from lfjax.data.load import load_records, told
 from lfjax.data.mixture import data_inputs
 from lfjax.data.records import Candidate, Record, to_jsonl
-from lfjax.data.self_refine import REFINEMENT_HEADING
+from lfjax.data.self_refine import stop_of
 from lfjax.errors import UserError, nearest
 from lfjax.judges import JUDGES, NOT_JUDGED, apply, get_judge, questions_of
 from lfjax.judges.parsing import Critique
@@ -87,7 +87,7 @@ def _by_asking(stage: Stage, records: list[Record]):
     asked = [questions_of(record, how) for record in records]
     if by_itself:
         speaker = open_local(stage, c.data.template)
-        stop = (*c.stop, *([REFINEMENT_HEADING.strip()] if kind == SELF_SCORE else []))
+        stop = (*c.stop, *([stop_of("feedback")] if kind == SELF_SCORE else []))
         asker = local_asker(stage, speaker, stop=stop)
     else:
         asker = open_asker(stage, c.data.template)

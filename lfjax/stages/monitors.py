@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from lfjax.evaluation.correlation import correlation
 from lfjax.evaluation.rouge import rouge_l
 from lfjax.losses.policy_gradient import ESTIMATES, kl_estimate
 from lfjax.stages.rewards import Source
@@ -207,10 +208,3 @@ def trend(values: Sequence[float], weights: Sequence[float] | None = None) -> fl
     slope = (w * x * y).sum() / spread
     error = np.sqrt((w * np.square(y - slope * x)).sum() / (len(y) - 2) / spread)
     return float(slope / max(error, 1e-12))
-
-
-def correlation(a: Float[np.ndarray, "n"], b: Float[np.ndarray, "n"]) -> float:
-    """Pearson's; 0 where one of them does not vary, or there is none."""
-    if not len(a) or not a.std() or not b.std():
-        return 0.0
-    return float(np.corrcoef(a, b)[0, 1])
