@@ -5,7 +5,7 @@ import hashlib
 import random
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -162,8 +162,21 @@ def describe(loaded: Loaded, batches: Batches) -> list[str]:
         f"rows of {plan.row_tokens} tokens, {' or '.join(map(str, plan.shapes))} a step, "
         f"{density(plan, lengths):.0%} full",
     ]
-    lines += [f"malformed, left out: {safe(message)}" for message in bad[:3]]
-    return lines + ([f"malformed, left out: {len(bad) - 3} more"] if len(bad) > 3 else [])
+    return lines + malformed(bad)
+
+
+def tell_left_out(loaded: Loaded) -> None:
+    """Print what a source left out, in a few lines; nothing where it took all."""
+    lines = [f"left out: {told(loaded.dropped)}"] if loaded.dropped.total() else []
+    for line in lines + malformed(loaded.skipped):
+        print(f"  {line}", flush=True)
+
+
+def malformed(messages: Sequence[str]) -> list[str]:
+    """The first three messages of bad records, and how many more there are."""
+    lines = [f"malformed, left out: {safe(message)}" for message in messages[:3]]
+    more = len(messages) - len(lines)
+    return lines + ([f"malformed, left out: {more} more"] if more else [])
 
 
 def eos_share(encoded: Encoded, tokenizer: Tokenizer, template: str) -> float:

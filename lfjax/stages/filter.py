@@ -17,7 +17,7 @@ from lfjax.data.filters import (
     sides,
 )
 from lfjax.data.folds import exchanged, folds, pairings
-from lfjax.data.load import load_records, told
+from lfjax.data.load import load_records, tell_left_out, told
 from lfjax.data.mixture import data_inputs
 from lfjax.data.records import Record, to_jsonl
 from lfjax.data.views import need_response
@@ -75,12 +75,13 @@ def filter_records(stage: Stage) -> Result:
     c = stage.config
     if c.filter not in FILTERS:
         raise UserError(f"filter: unknown '{c.filter}'. {nearest(c.filter, FILTERS)}")
-    records = load_records(c.data, stage.inputs, stage.seed)[0].records
+    loaded = load_records(c.data, stage.inputs, stage.seed)[0]
+    tell_left_out(loaded)
     options = c.options.to_dict() if "options" in c else {}
     unknown = set(options) - set(inspect.signature(FILTERS[c.filter]).parameters)
     if unknown:
         raise UserError(f"filter '{c.filter}': unknown option '{min(unknown)}'.")
-    kept, left = FILTERS[c.filter](records, stage.seed, **options)
+    kept, left = FILTERS[c.filter](loaded.records, stage.seed, **options)
     parts = kept if isinstance(kept, dict) else {"records": kept}
     if not any(parts.values()):
         raise UserError(f"stage '{stage.name}': no record is left ({told(left)}).")

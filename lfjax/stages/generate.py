@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import replace
 
 from lfjax.data.folds import prompt_key
-from lfjax.data.load import load_records, told
+from lfjax.data.load import load_records, tell_left_out, told
 from lfjax.data.mixture import data_inputs
 from lfjax.data.records import Record, to_jsonl
 from lfjax.data.self_refine import LEAVE_OUT, begun, begun_with, feedback_text, stop_of
@@ -105,6 +105,7 @@ def draw(stage: Stage) -> list[Record]:
 def _drawn(stage: Stage) -> list[Record]:
     c = stage.config
     loaded, heldout = load_records(c.data, stage.inputs, stage.seed)
+    tell_left_out(loaded)
     if c.part not in ("train", "heldout"):
         raise UserError(f"part='{c.part}': expected train or heldout.")
     records = heldout if c.part == "heldout" else loaded.records

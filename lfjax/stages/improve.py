@@ -4,7 +4,7 @@ as Records."""
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from lfjax.data.load import load_records, told
+from lfjax.data.load import load_records, tell_left_out, told
 from lfjax.data.mixture import data_inputs
 from lfjax.data.records import Record, to_jsonl
 from lfjax.errors import UserError, nearest
@@ -71,6 +71,7 @@ def drawn(stage: Stage) -> list[Record]:
     """
     c = stage.config
     loaded, heldout = load_records(c.data, stage.inputs, stage.seed)
+    tell_left_out(loaded)
     if c.part not in ("train", "heldout"):
         raise UserError(f"part='{c.part}': expected train or heldout.")
     records = heldout if c.part == "heldout" else loaded.records

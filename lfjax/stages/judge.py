@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from lfjax.data.critiques import parts_left
 from lfjax.data.filters import EXPECTED, EXPECTED_REFINED
-from lfjax.data.load import load_records, told
+from lfjax.data.load import load_records, tell_left_out, told
 from lfjax.data.mixture import data_inputs
 from lfjax.data.records import Candidate, Record, to_jsonl
 from lfjax.data.self_refine import stop_of
@@ -52,7 +52,9 @@ def judge(stage: Stage) -> Result:
     c = stage.config
     if c.field not in FIELDS:
         raise UserError(f"field='{c.field}'. {nearest(c.field, FIELDS)}")
-    records = load_records(c.data, stage.inputs, stage.seed)[0].records
+    loaded = load_records(c.data, stage.inputs, stage.seed)[0]
+    records = loaded.records
+    tell_left_out(loaded)
     ask = _by_rule if c.judge == RULE else _by_asking
     if c.field == "refinement":
         done, cost = scored_refinements(records, lambda shown: ask(stage, shown))

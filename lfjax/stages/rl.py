@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from lfjax import processes
-from lfjax.data.load import load_records, safe, told
+from lfjax.data.load import load_records, malformed, told
 from lfjax.data.mixture import data_inputs
 from lfjax.data.rollouts import Rollouts, padded
 from lfjax.data.templates import export_text, speaking, template_text
@@ -255,8 +255,8 @@ def make_draw(stage: Stage, tokenizer, template) -> tuple[Draw, dict[str, int], 
     what = "responses to improve" if c.reference else "prompts"
     print(f"  {what}: {len(tasks)} of {len(loaded.records)} records; left out: ", end="")
     print(told(loaded.dropped + counts), flush=True)
-    for message in [*loaded.skipped, *skipped][:3]:
-        print(f"  malformed, left out: {safe(message)}", flush=True)
+    for line in malformed([*loaded.skipped, *skipped]):
+        print(f"  {line}", flush=True)
     if not tasks:
         raise UserError(
             f"no prompt is left to answer: {told(counts)}. Raise max_tokens or "

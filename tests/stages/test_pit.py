@@ -66,6 +66,22 @@ def test_a_judge_is_missed_before_anything_is_trained(tmp_path, stories):
     assert not (tmp_path / "w" / "folds").exists()
 
 
+def test_pairs_that_are_left_out_are_told(tmp_path, stories):
+    """Without it preferences disappear on their way into the folds, and nobody knows why."""
+    rows = [
+        {"prompt": f"Name {i}.", "chosen": f"It is {i}.", "rejected": "Seven."} for i in range(4)
+    ]
+    rows[2]["rejected"], rows[3]["rejected"] = "", rows[3]["chosen"]
+    data = write_jsonl(tmp_path / "pairs.jsonl", rows)
+    flags = (f"--config.data.path={data}", f"--config.model.path={stories}")
+    flags += ("--config.data.on_error=skip",)
+    run = run_main(tmp_path / "w", *flags, config="configs/pit.py:stories260k", quick=False)
+    assert run.returncode == 2 and "do not fill" in run.stderr  # two pairs, which end it early
+    told = [line.strip() for line in run.stdout.splitlines()]
+    assert "left out: 1 chosen equals rejected" in told
+    assert f"malformed, left out: {data}:3: field 'rejected' is empty; expected a text." in told
+
+
 def test_a_judge_that_comes_too_late(tmp_path, stories):
     """Without it there is an AttributeError: who answers has no place in this recipe any more."""
     row = {"prompt": "Name a colour.", "chosen": "It is blue.", "rejected": "Seven."}
